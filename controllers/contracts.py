@@ -1,0 +1,104 @@
+"""What a controller sees, what it is asked for, and what it answers. Arrays lead with the batch dimension (1 live)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Status(StrEnum):
+    """What a plan is worth, best first."""
+
+    OPTIMAL = "OPTIMAL"  # converged, every guardrail kept
+    FEASIBLE = "FEASIBLE"  # not converged, every guardrail kept
+    DEADLINE = "DEADLINE"  # the best found when time ran out
+    RECOVERY = "RECOVERY"  # no plan keeps every guardrail: this one breaks the least, lowest rank first
+    INFEASIBLE = "INFEASIBLE"  # no answer at all: use the fallback
+    FALLBACK = "FALLBACK"  # the fallback's own move
+
+
+class Mode(StrEnum):
+    """Who decides. OFF: nothing is computed. MANUAL: an operator moves the MVs through the controller. ADVISORY: plans
+    are shown, not sent. AUTO: plans are sent. SHED: AUTO gave up; the plant's regulatory layer has the MVs."""
+
+    OFF = "OFF"
+    MANUAL = "MANUAL"
+    ADVISORY = "ADVISORY"
+    AUTO = "AUTO"
+    SHED = "SHED"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One sample of `batch` plants. Tag order is the spec's.
+
+    `time_s` plant time; `measured` (batch x n_measured) CVs and AUX; `dvs` (batch x n_dv); `applied` (batch x n_mv) the
+    moves in force until now, read back from the plant. NaN marks a value that is missing or bad.
+    """
+
+    time_s: float
+    measured: Array
+    dvs: Array
+    applied: Array
+
+
+@dataclass(frozen=True)
+class Targets:
+    """`values` (batch x horizon x n_target): targets at the next samples, in the order of the spec's `targets`. With no
+    preview every step repeats the present target. `move_low`, `move_high` (n_mv): operator limits, inside the spec's."""
+
+    values: Array
+    move_low: Array
+    move_high: Array
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A controller's whole answer, for `batch` plants.
+
+    - `moves` (batch x n_mv): what to hold until the next sample.
+    - `plan` (batch x horizon x n_mv): the moves it expects to make; `plan[:, 0] == moves`.
+    - `predicted` (batch x horizon x n_measured): measurements expected at the next samples.
+    - `margins` (batch x horizon x n_guardrail): predicted distance to each guardrail less its calibrated margin,
+      engineering units, > 0 is safe. Guardrails are named by `guardrails`.
+    - `calibrated` (horizon x n_guardrail): the calibrated margins subtracted above.
+    - `status` (batch,): one `Status` per plant; `violation` (batch,): worst accepted violation, engineering units (0: none).
+    - `energy`: energy terms by name, (batch,) each.
+    - `surprise` (batch,): prediction residual over its calibrated threshold; above 1 is surprising.
+    - `bias` (batch x n_measured): the filtered prediction error added to the predictions.
+    - `solve_time_s`: wall time of the whole decision.
+    """
+
+    moves: Array
+    plan: Array
+    predicted: Array
+    margins: Array
+    calibrated: Array
+    guardrails: tuple[str, ...]
+    status: tuple[Status, ...]
+    violation: Array
+    surprise: Array
+    bias: Array
+    solve_time_s: float
+    energy: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Controller(Protocol):
+    """Anything that can run a plant: JEPA-MPC, NMPC, PID, a user's own."""
+
+    horizon: int
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        """The next move. Called once a sample, in order; keeps its own history."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the history (a new run, or a gap in the samples)."""
+        ...

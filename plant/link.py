@@ -1,0 +1,91 @@
+"""`Link`: the one way to read and write a plant. OPC UA is one implementation, an in-process simulator another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+
+class Quality(IntEnum):
+    """OPC UA severity of a value. Stored in the historian as this integer."""
+
+    GOOD = 0
+    UNCERTAIN = 1
+    BAD = 2
+
+
+class PlantMode(IntEnum):
+    """Who moves the MVs: the plant's own regulatory layer, or the remote controller."""
+
+    LOCAL = 0
+    REMOTE = 1
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of one tag: engineering units, quality, source time (plant time, s since the Unix epoch)."""
+
+    value: float
+    quality: Quality
+    time_s: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A consistent read of every tag of a plant.
+
+    `time_s` is the newest source time in it (plant time). `mode` and `heartbeat` come from the plant's regulatory layer;
+    `heartbeat` counts its scans, and stands still when the plant does. A plant without one reports None for both.
+    """
+
+    time_s: float
+    values: Mapping[str, Value]
+    mode: PlantMode | None = None
+    heartbeat: int | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a write: for each tag refused, the plant's reason. Empty means every move was taken."""
+
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.rejected
+
+
+class Link(Protocol):
+    """Read and write one plant. Every call raises `LinkError` when the plant cannot be reached."""
+
+    @property
+    def speed(self) -> float:
+        """Plant seconds per wall second, as the plant declares it (1 for a real plant)."""
+        ...
+
+    async def read(self) -> Sample:
+        """Read every tag that is not hidden, with its quality and source time, in one batch."""
+        ...
+
+    async def write(self, moves: Mapping[str, float]) -> Receipt:
+        """Write MVs (engineering units). A refusal is in the receipt, not an exception."""
+        ...
+
+    async def request_mode(self, mode: PlantMode) -> Receipt:
+        """Ask the regulatory layer for REMOTE (take the MVs) or LOCAL (give them back)."""
+        ...
+
+    async def beat(self, counter: int) -> None:
+        """Write the controller's heartbeat; the regulatory layer sheds to LOCAL when it stops."""
+        ...
+
+    def subscribe(self) -> AsyncIterator[Mapping[str, Value]]:
+        """Every change of every tag, in order, as small batches; survives reconnects. Ends when the link closes."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection. Safe to call twice."""
+        ...

@@ -1,0 +1,293 @@
+"""`PlantSpec`: what a plant is, from one validated YAML file.
+
+Tag roles in the field's words: MV manipulated, CV controlled, DV measured disturbance, AUX another measurement, HIDDEN a
+quantity only a laboratory or a simulator can label (never on the endpoint, may be in the historian).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from plant.errors import SpecError
+
+
+class Role(StrEnum):
+    MV = "MV"
+    CV = "CV"
+    DV = "DV"
+    AUX = "AUX"
+    HIDDEN = "HIDDEN"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Bounds = tuple[float, float]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Move(_Strict):
+    """What only an MV has. `rate_per_s` is the largest |change| per plant second; `safe` is the full fallback."""
+
+    limits: Bounds
+    rate_per_s: Annotated[float, Field(gt=0)]
+    safe: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Move:
+        if not self.limits[0] < self.limits[1]:
+            raise ValueError(f"limits must be [low, high] with low < high, not {list(self.limits)}")
+        if not self.limits[0] <= self.safe <= self.limits[1]:
+            raise ValueError(f"safe ({self.safe}) must lie inside limits {list(self.limits)}")
+        return self
+
+
+class Tag(_Strict):
+    """One signal. `range` is the engineering range (EURange), `noise` the sensor's standard deviation, `nominal` the
+    value at the usual operating point, all in `unit`. A `critical` tag that goes bad, stale or frozen sheds the loop."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
+    role: Role
+    description: str
+    unit: str
+    range: Bounds
+    nominal: float
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    node_id: str | None = None
+    critical: bool = False
+    stale_s: Annotated[float, Field(gt=0)] | None = None
+    move: Move | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Tag:
+        low, high = self.range
+        if not low < high:
+            raise ValueError(f"range must be [low, high] with low < high, not {list(self.range)}")
+        if not low <= self.nominal <= high:
+            raise ValueError(f"nominal ({self.nominal}) must lie inside range {list(self.range)}")
+        if (self.role is Role.MV) != (self.move is not None):
+            raise ValueError(f"an MV needs a `move` section and no other role has one (role is {self.role})")
+        if self.move and not (low <= self.move.limits[0] and self.move.limits[1] <= high):
+            raise ValueError(f"move.limits {list(self.move.limits)} must lie inside range {list(self.range)}")
+        if (self.role is Role.HIDDEN) != (self.node_id is None):
+            raise ValueError("every tag on the endpoint needs a node_id, and a HIDDEN tag has none")
+        return self
+
+
+class Guardrail(_Strict):
+    """A limit that no objective may buy. Rank 1 is the last to be relaxed. Exactly one of `max` and `min`, in the tag's
+    unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` if the fallback took over now."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    tag: str
+    max: float | None = None
+    min: float | None = None
+    rank: Annotated[int, Field(ge=1)] = 1
+    fallback_tag: str | None = None
+
+    @model_validator(mode="after")
+    def _one_sided(self) -> Guardrail:
+        if (self.max is None) == (self.min is None):
+            raise ValueError("give exactly one of max and min")
+        return self
+
+    @property
+    def limit(self) -> float:
+        return self.max if self.max is not None else self.min  # type: ignore[return-value]
+
+    @property
+    def sign(self) -> float:
+        """+1 for a maximum, -1 for a minimum: margin = sign * (limit - value)."""
+        return 1.0 if self.max is not None else -1.0
+
+
+class Target(_Strict):
+    """A CV's target: its usual value, the range operators may ask for, and the error that counts as one unit."""
+
+    tag: str
+    value: float
+    limits: Bounds
+    scale: Annotated[float, Field(gt=0)]
+
+
+class Loop(_Strict):
+    """A local PID: mv = bias + gain * (e + integral(e)/integral_s + derivative_s * de/dt), e = set_point - pv."""
+
+    mv: str
+    pv: str
+    set_point: float
+    gain: float
+    integral_s: Annotated[float, Field(gt=0)]
+    derivative_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Interlock(_Strict):
+    """Above `trip` (below it, when `trip < reset`) every MV in `moves` is driven to its value at its rate limit, until
+    the tag is back past `reset`. A bad `tag` trips it too."""
+
+    tag: str
+    trip: float
+    reset: float
+    moves: dict[str, float]
+
+
+class Watchdog(_Strict):
+    """Wall-clock heartbeat of the controller: `misses` periods without a change put the plant in local control."""
+
+    heartbeat_s: Annotated[float, Field(gt=0)] = 1.0
+    misses: Annotated[int, Field(ge=1)] = 3
+
+
+class Regulatory(_Strict):
+    """The plant's own control layer: local loops, interlocks, watchdog. It works when everything else is dead."""
+
+    loops: tuple[Loop, ...] = ()
+    interlocks: tuple[Interlock, ...] = ()
+    watchdog: Watchdog = Watchdog()
+
+
+class PlantSpec(_Strict):
+    """A plant. `sample_time_s` is the control and model sample, `scan_time_s` the endpoint's own scan (plant seconds)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    description: str
+    endpoint: str
+    sample_time_s: Annotated[float, Field(gt=0)]
+    scan_time_s: Annotated[float, Field(gt=0)]
+    simulator: str | None = None
+    tags: Annotated[tuple[Tag, ...], Field(min_length=1)]
+    guardrails: tuple[Guardrail, ...] = ()
+    targets: tuple[Target, ...] = ()
+    regulatory: Regulatory = Regulatory()
+
+    @model_validator(mode="after")
+    def _references(self) -> PlantSpec:
+        names = [t.name for t in self.tags]
+        if doubled := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"tag names must be unique; {', '.join(doubled)} appear twice")
+        by_name = {t.name: t for t in self.tags}
+
+        def need(tag: str, field: str, *roles: Role) -> Tag:
+            if tag not in by_name:
+                raise ValueError(f"{field} names '{tag}', which is not one of the tags: {', '.join(names)}")
+            if roles and by_name[tag].role not in roles:
+                raise ValueError(
+                    f"{field} names '{tag}', a {by_name[tag].role}; expected {' or '.join(roles)}"
+                )
+            return by_name[tag]
+
+        if self.scan_time_s > self.sample_time_s:
+            raise ValueError(
+                f"scan_time_s ({self.scan_time_s}) must not exceed sample_time_s ({self.sample_time_s})"
+            )
+        for i, g in enumerate(self.guardrails):
+            need(g.tag, f"guardrails[{i}].tag")
+            if g.fallback_tag:
+                need(g.fallback_tag, f"guardrails[{i}].fallback_tag", Role.HIDDEN)
+        for i, t in enumerate(self.targets):
+            need(t.tag, f"targets[{i}].tag", Role.CV)
+            if not t.limits[0] <= t.value <= t.limits[1]:
+                raise ValueError(
+                    f"targets[{i}].value ({t.value}) must lie inside its limits {list(t.limits)}"
+                )
+        for i, loop in enumerate(self.regulatory.loops):
+            need(loop.mv, f"regulatory.loops[{i}].mv", Role.MV)
+            need(loop.pv, f"regulatory.loops[{i}].pv", Role.CV, Role.AUX, Role.DV)
+        for i, lock in enumerate(self.regulatory.interlocks):
+            need(lock.tag, f"regulatory.interlocks[{i}].tag", Role.CV, Role.AUX, Role.DV)
+            for mv, value in lock.moves.items():
+                move = need(mv, f"regulatory.interlocks[{i}].moves", Role.MV).move
+                assert move is not None
+                if not move.limits[0] <= value <= move.limits[1]:
+                    raise ValueError(
+                        f"regulatory.interlocks[{i}].moves.{mv} ({value}) must lie inside {list(move.limits)}"
+                    )
+        return self
+
+    def tag(self, name: str) -> Tag:
+        """The tag of that name; `SpecError` if there is none."""
+        for t in self.tags:
+            if t.name == name:
+                return t
+        known = ", ".join(t.name for t in self.tags)
+        raise SpecError(f"no tag '{name}'", f"plant {self.name}", f"Its tags are {known}.")
+
+    def with_role(self, *roles: Role) -> tuple[Tag, ...]:
+        """Tags of these roles, in the file's order."""
+        return tuple(t for t in self.tags if t.role in roles)
+
+    @property
+    def mvs(self) -> tuple[Tag, ...]:
+        return self.with_role(Role.MV)
+
+    @property
+    def measured(self) -> tuple[Tag, ...]:
+        """CV and AUX: what the world model predicts."""
+        return self.with_role(Role.CV, Role.AUX)
+
+    @property
+    def dvs(self) -> tuple[Tag, ...]:
+        return self.with_role(Role.DV)
+
+    @property
+    def online(self) -> tuple[Tag, ...]:
+        """Every tag on the endpoint."""
+        return tuple(t for t in self.tags if t.role is not Role.HIDDEN)
+
+
+def builtin_plants() -> dict[str, Path]:
+    """The plants that come with Homeostat: name -> YAML file."""
+    folder = Path(str(resources.files("plant"))) / "library"
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+def load_spec(plant: str | Path) -> PlantSpec:
+    """Read a `PlantSpec` from a YAML file, or by the name of a built-in plant. Raises `SpecError`."""
+    builtin = builtin_plants()
+    path = builtin.get(str(plant), Path(plant))
+    return validate_yaml(PlantSpec, path, hint=f"Built-in plants: {', '.join(builtin)}.")
+
+
+def validate_yaml(model: type[M], path: Path, hint: str = "") -> M:
+    """Read and validate a YAML file as `model`; `SpecError` names the file, the field and what was expected."""
+    try:
+        return model.model_validate(read_yaml(path, hint))
+    except ValidationError as e:
+        raise SpecError(describe(e), str(path), "Correct the file; unknown keys are errors.") from e
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error as one line: each field's path, what was expected, what was found."""
+    lines = []
+    for e in error.errors():
+        where = ".".join(str(p) for p in e["loc"]) or "file"
+        message = e["msg"].removeprefix("Value error, ")
+        if e["type"] == "extra_forbidden":
+            message = "unknown key"
+        found = e.get("input")
+        shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
+        lines.append(f"{where}: {message}{shown}")
+    return "; ".join(lines)
+
+
+def read_yaml(path: Path, hint: str = "") -> Any:
+    """The parsed YAML of a file; `SpecError` when it is missing, unreadable or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError("no such file", str(path), f"Check the path. {hint}".strip()) from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise SpecError(
+            f"cannot be read: {e}", str(path), "Check its permissions and encoding (UTF-8)."
+        ) from e
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise SpecError(f"not valid YAML: {getattr(e, 'problem', e)}", place, "Fix that line.") from e
