@@ -178,15 +178,11 @@ class PlantSpec(_Strict):
             if tag not in by_name:
                 raise ValueError(f"{field} names '{tag}', which is not one of the tags: {', '.join(names)}")
             if roles and by_name[tag].role not in roles:
-                raise ValueError(
-                    f"{field} names '{tag}', a {by_name[tag].role}; expected {' or '.join(roles)}"
-                )
+                raise ValueError(f"{field} names '{tag}', a {by_name[tag].role}; expected {' or '.join(roles)}")
             return by_name[tag]
 
         if self.scan_time_s > self.sample_time_s:
-            raise ValueError(
-                f"scan_time_s ({self.scan_time_s}) must not exceed sample_time_s ({self.sample_time_s})"
-            )
+            raise ValueError(f"scan_time_s ({self.scan_time_s}) must not exceed sample_time_s ({self.sample_time_s})")
         for i, g in enumerate(self.guardrails):
             need(g.tag, f"guardrails[{i}].tag")
             if g.fallback_tag:
@@ -194,9 +190,7 @@ class PlantSpec(_Strict):
         for i, t in enumerate(self.targets):
             need(t.tag, f"targets[{i}].tag", Role.CV)
             if not t.limits[0] <= t.value <= t.limits[1]:
-                raise ValueError(
-                    f"targets[{i}].value ({t.value}) must lie inside its limits {list(t.limits)}"
-                )
+                raise ValueError(f"targets[{i}].value ({t.value}) must lie inside its limits {list(t.limits)}")
         for i, loop in enumerate(self.regulatory.loops):
             need(loop.mv, f"regulatory.loops[{i}].mv", Role.MV)
             need(loop.pv, f"regulatory.loops[{i}].pv", Role.CV, Role.AUX, Role.DV)
@@ -284,9 +278,7 @@ def read_yaml(path: Path, hint: str = "") -> Any:
     except FileNotFoundError:
         raise SpecError("no such file", str(path), f"Check the path. {hint}".strip()) from None
     except (OSError, UnicodeDecodeError) as e:
-        raise SpecError(
-            f"cannot be read: {e}", str(path), "Check its permissions and encoding (UTF-8)."
-        ) from e
+        raise SpecError(f"cannot be read: {e}", str(path), "Check its permissions and encoding (UTF-8).") from e
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
