@@ -1,0 +1,134 @@
+"""`SimulatedPlant`: a simulator with sensors, dead time and disturbances, as a `plant.process.Process`."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plant.errors import SpecError
+from plant.spec import PlantSpec
+from simulators.contract import Simulator
+from simulators.disturbances import Disturbance, Steady
+from simulators.integrators import dopri5
+from simulators.namespaces import NumpyNamespace
+from simulators.reactor import BareReactor, DressedReactor
+
+Array = NDArray[np.float64]
+SIMULATORS: dict[str, type[Simulator]] = {"reactor": DressedReactor, "reactor_bare": BareReactor}
+_XP = NumpyNamespace()
+
+
+def simulator_of(spec: PlantSpec) -> Simulator:
+    """The simulator a spec names; `SpecError` when it names none, or one that does not exist."""
+    if spec.simulator not in SIMULATORS:
+        raise SpecError(
+            f"simulator: {spec.simulator!r} is not a simulator",
+            f"plant {spec.name}",
+            f"Known simulators: {', '.join(SIMULATORS)}.",
+        )
+    return SIMULATORS[spec.simulator]()
+
+
+class SimulatedPlant:
+    """`batch` plants of one spec, advanced together. Noise and disturbances come from `seed` alone.
+
+    `x` (batch x n_x) is the true state; `time_s` plant seconds since the start. `noise` scales every sensor's standard
+    deviation (0: perfect sensors).
+    """
+
+    def __init__(
+        self,
+        spec: PlantSpec,
+        seed: int = 0,
+        batch: int = 1,
+        disturbance: Disturbance | None = None,
+        noise: float = 1.0,
+        x0: Array | None = None,
+        rtol: float = 1e-7,
+    ) -> None:
+        self.spec, self.batch, self.time_s = spec, batch, 0.0
+        self.simulator = simulator_of(spec)
+        sensors, noises = np.random.SeedSequence(seed).spawn(2)
+        self._noise_rng = np.random.default_rng(sensors)
+        self.disturbance = disturbance or Steady()
+        self.disturbance.start(self.simulator, batch, np.random.default_rng(noises))
+        self._rtol = rtol
+        names = self.simulator.names
+        wanted = [t for t in spec.online if t.move is None]
+        if unknown := [t.name for t in wanted if t.name not in names.y]:
+            raise SpecError(
+                f"the simulator has no output {', '.join(unknown)}",
+                f"plant {spec.name}",
+                f"Its outputs are {', '.join(names.y)}.",
+            )
+        if [t.name for t in spec.mvs] != list(names.u):
+            raise SpecError(
+                f"the MVs are {[t.name for t in spec.mvs]}", f"plant {spec.name}", f"The simulator has {list(names.u)}."
+            )
+        self._tags = wanted
+        self._sigma = {t.name: t.noise * noise for t in wanted}
+        self.x = np.tile(self.simulator.x0, (batch, 1)) if x0 is None else np.array(x0, float)
+        self.moves = np.tile(self.simulator.u0, (batch, 1)).astype(float)
+        self._delayed: dict[str, deque[tuple[float, Array]]] = {name: deque() for name in self.simulator.dead_time_s}
+        self._store_delayed()
+
+    @property
+    def d(self) -> Array:
+        """True disturbances now (batch x n_d)."""
+        return self.disturbance.d
+
+    @property
+    def p(self) -> Array:
+        """True parameters now (batch x n_p)."""
+        return self.disturbance.p
+
+    def field(self, x: Array, moves: Array) -> Array:
+        """dx/dt (batch x n_x) per `time_unit_s` at the present disturbances and parameters."""
+        return np.stack(self.simulator.derivative(x.T, moves.T, self.d.T, self.p.T, _XP), axis=1)
+
+    def advance(self, moves: Array, dt_s: float) -> None:
+        self.moves = np.broadcast_to(np.asarray(moves, float), (self.batch, len(self.simulator.names.u))).copy()
+        self.disturbance.advance(dt_s)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.x, _ = dopri5(
+                lambda x: self.field(x, self.moves), self.x, dt_s / self.simulator.time_unit_s, self._rtol
+            )
+        self.time_s += dt_s
+        self._store_delayed()
+
+    def true_outputs(self) -> dict[str, Array]:
+        """Every output without noise or dead time: name -> (batch,)."""
+        y = self.simulator.outputs(self.x.T, self.moves.T, self.d.T, self.p.T, _XP)
+        return dict(zip(self.simulator.names.y, (np.broadcast_to(v, (self.batch,)) for v in y), strict=True))
+
+    def measure(self) -> dict[str, Array]:
+        true = self.true_outputs()
+        readings = {}
+        for tag in self._tags:
+            value = self._delayed[tag.name][0][1] if tag.name in self._delayed else true[tag.name]
+            readings[tag.name] = value + self._sigma[tag.name] * self._noise_rng.standard_normal(self.batch)
+        return readings
+
+    def _store_delayed(self) -> None:
+        true = self.true_outputs()
+        for name, queue in self._delayed.items():
+            queue.append((self.time_s, true[name]))
+            while len(queue) > 1 and queue[1][0] <= self.time_s - self.simulator.dead_time_s[name] + 1e-6:
+                queue.popleft()
+
+    def fallback_peak(self, state: str, safe: Array, horizon_s: float, ceiling: float) -> Array:
+        """The worst value (batch,) of `state` if every MV went to `safe` now and stayed, disturbances held.
+
+        Members stop at `ceiling`: how far past it a runaway goes is not asked.
+        """
+        index = self.simulator.names.x.index(state)
+
+        def field(x: Array) -> Array:
+            return np.where((x[:, index] < ceiling)[:, None], self.field(x, safe), 0.0)
+
+        safe = np.broadcast_to(safe, self.moves.shape)
+        _, peak = dopri5(field, self.x, horizon_s / self.simulator.time_unit_s, 1e-5, 1e-6, peak=index)
+        assert peak is not None
+        return np.minimum(peak, ceiling)
