@@ -1,0 +1,248 @@
+"""The regulatory layer at the plant, as a PLC or DCS has one: local PID loops, interlocks, limits, mode and watchdog.
+
+It works when everything above it is dead. No I/O and no clock inside: plant time steps and wall time are arguments. A
+leading batch dimension lets lock-step recording run many plants through one layer; mode and watchdog are one for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plant.errors import SpecError
+from plant.link import PlantMode
+from plant.spec import PlantSpec
+
+Array = NDArray[np.float64]
+
+
+class Refusal(StrEnum):
+    """Why a move is not taken."""
+
+    UNKNOWN = "no such MV"
+    NOT_FINITE = "not a finite number"
+    OUT_OF_LIMITS = "outside its limits"
+    LOCAL = "the plant is in LOCAL; request REMOTE first"
+    INTERLOCK = "an interlock holds it"
+
+
+class RegulatoryLayer:
+    """Turns measurements and remote moves into the moves in force, for `batch` plants of one spec.
+
+    **Arguments:**
+
+    - `outputs`: moves in force at the start, MV -> value or (batch,); an MV not named starts at its nominal value.
+
+    Order of precedence at each scan: interlock, then the remote move (REMOTE) or the local loop (LOCAL; an MV without a
+    loop, or whose PV is bad, holds). Every output keeps its absolute and rate limits whoever asks. Where two tripped
+    interlocks move one MV, the first in the spec wins. Loops that are not in charge track the output in force, so that
+    they take over without a bump.
+    """
+
+    def __init__(self, spec: PlantSpec, batch: int = 1, outputs: Mapping[str, float | Array] | None = None) -> None:
+        self._spec, self._batch = spec, batch
+        self._mvs = [t.name for t in spec.mvs]
+        moves = [t.move for t in spec.mvs if t.move is not None]
+        self._low = np.array([m.limits[0] for m in moves])
+        self._high = np.array([m.limits[1] for m in moves])
+        self._rate = np.array([m.rate_per_s for m in moves])
+
+        start = np.tile(np.array([t.nominal for t in spec.mvs], dtype=np.float64), (batch, 1))
+        for name, value in (outputs or {}).items():
+            start[:, self._column(name)] = value
+        self._outputs: Array = np.clip(start, self._low, self._high)
+        self._remote: Array = self._outputs.copy()
+
+        loops = spec.regulatory.loops
+        self._loop_mv = [self._column(loop.mv) for loop in loops]
+        if len(set(self._loop_mv)) < len(loops):
+            raise SpecError("two loops drive one MV", f"plant {spec.name}: regulatory.loops", "Keep one loop an MV.")
+        self._loop_pv = [loop.pv for loop in loops]
+        self._gain = np.array([loop.gain for loop in loops])
+        self._integral_s = np.array([loop.integral_s for loop in loops])
+        self._derivative_s = np.array([loop.derivative_s for loop in loops])
+        self._set_point = np.tile(np.array([loop.set_point for loop in loops], dtype=np.float64), (batch, 1))
+        self._integral: Array = np.zeros((batch, len(loops)))
+        self._last_pv: Array = np.full((batch, len(loops)), np.nan)
+        self._in_charge = np.zeros((batch, len(loops)), dtype=bool)
+
+        self._tripped = np.zeros((batch, len(spec.regulatory.interlocks)), dtype=bool)
+        self._mode = PlantMode.LOCAL
+        self._shed_reason = ""
+        self._beat_counter: int | None = None
+        self._beat_wall_s = 0.0
+
+    @property
+    def mode(self) -> PlantMode:
+        return self._mode
+
+    @property
+    def outputs(self) -> Array:
+        """The moves in force (batch x n_mv), engineering units. A copy."""
+        return self._outputs.copy()
+
+    @property
+    def interlock(self) -> NDArray[np.bool_]:
+        """Whether any interlock is tripped (batch,)."""
+        return np.asarray(self._tripped.any(axis=1))
+
+    @property
+    def shed_reason(self) -> str:
+        """Why the layer last took the MVs from the remote controller; '' once it was asked to give or take them."""
+        return self._shed_reason
+
+    def request_mode(self, mode: PlantMode | int, wall_s: float) -> str:
+        """Go to LOCAL (never refused) or REMOTE. Returns '' or why not. `wall_s`: monotonic wall time, s."""
+        try:
+            wanted = PlantMode(mode)
+        except ValueError:
+            return f"unknown mode {mode}; 0 is LOCAL, 1 is REMOTE"
+        if wanted is PlantMode.REMOTE and self._mode is PlantMode.LOCAL:
+            if active := self._active_tags():
+                return f"interlock active on {', '.join(active)}; wait until it has reset"
+            self._remote = self._outputs.copy()
+            self._beat_wall_s = wall_s
+        self._mode = wanted
+        self._shed_reason = ""
+        return ""
+
+    def beat(self, counter: int, wall_s: float) -> None:
+        """The controller's heartbeat. Only a change of the counter counts."""
+        if counter != self._beat_counter:
+            self._beat_counter, self._beat_wall_s = counter, wall_s
+
+    def watch(self, wall_s: float) -> bool:
+        """Shed to LOCAL if the controller's heartbeat has stood still too long. True when this call shed.
+
+        Every scan watches too; a server whose scans are slower than the heartbeat calls this in between.
+        """
+        dog = self._spec.regulatory.watchdog
+        silent = wall_s - self._beat_wall_s
+        if self._mode is not PlantMode.REMOTE or silent < dog.misses * dog.heartbeat_s:
+            return False
+        self._mode = PlantMode.LOCAL
+        self._shed_reason = f"controller heartbeat lost for {silent:.1f} s"
+        return True
+
+    def refusal(self, name: str, value: float | Array) -> tuple[Refusal, str] | None:
+        """Why a remote move would be refused now, with the sentence to show; None if it would be taken."""
+        if name not in self._mvs:
+            return Refusal.UNKNOWN, f"{name} is not an MV; the MVs are {', '.join(self._mvs)}"
+        i = self._mvs.index(name)
+        if not np.all(np.isfinite(value)):
+            return Refusal.NOT_FINITE, f"{name}: {Refusal.NOT_FINITE}"
+        if np.any(value < self._low[i]) or np.any(value > self._high[i]):
+            return Refusal.OUT_OF_LIMITS, f"{name}: {Refusal.OUT_OF_LIMITS} [{self._low[i]:g}, {self._high[i]:g}]"
+        if self._mode is PlantMode.LOCAL:
+            return Refusal.LOCAL, f"{name}: {Refusal.LOCAL}"
+        if np.all(self._forced()[0][:, i]):
+            return Refusal.INTERLOCK, f"{name}: {Refusal.INTERLOCK} ({', '.join(self._active_tags())})"
+        return None
+
+    def write(self, moves: Mapping[str, float | Array]) -> dict[str, str]:
+        """Remote moves, MV -> value or (batch,), in force from the next scan. Returns those refused, with reasons.
+
+        A member whose MV is held by an interlock ignores the move and waits for a new one after the reset.
+        """
+        rejected: dict[str, str] = {}
+        for name, value in moves.items():
+            if why := self.refusal(name, value):
+                rejected[name] = why[1]
+            else:
+                self._remote[:, self._mvs.index(name)] = value
+        return rejected
+
+    def set_local(self, pv_set_point: Mapping[str, float | Array]) -> None:
+        """Set-points of the local loops, by PV, value or (batch,). `SpecError` for a PV without a loop or a NaN."""
+        for pv, value in pv_set_point.items():
+            if pv not in self._loop_pv:
+                known = ", ".join(self._loop_pv) or "none"
+                raise SpecError(f"no local loop controls '{pv}'", f"plant {self._spec.name}", f"Loops: {known}.")
+            if not np.all(np.isfinite(value)):
+                raise SpecError(f"set-point of '{pv}' is not finite", f"plant {self._spec.name}", "Give a number.")
+            self._set_point[:, [i for i, name in enumerate(self._loop_pv) if name == pv]] = np.reshape(value, (-1, 1))
+
+    def scan(self, measurements: Mapping[str, Array], dt_s: float, wall_s: float) -> Array:
+        """One scan: the moves (batch x n_mv) to hold for the next `dt_s` plant seconds.
+
+        `measurements`: tag -> (batch,), NaN where bad; a tag that is missing counts as bad. `wall_s`: monotonic, s.
+        """
+        if not dt_s > 0:
+            raise ValueError(f"dt_s must be positive, not {dt_s}")
+        self.watch(wall_s)
+        self._scan_interlocks(measurements)
+        forced, target = self._forced()
+
+        wanted = self._remote.copy() if self._mode is PlantMode.REMOTE else self._outputs.copy()
+        pv = np.stack([self._pv(measurements, name) for name in self._loop_pv], axis=1) if self._loop_pv else None
+        if pv is not None:
+            local = self._mode is PlantMode.LOCAL
+            able = np.isfinite(pv) & ~forced[:, self._loop_mv] & local
+            asked, proportional = self._pid(pv, dt_s, able)
+            wanted[:, self._loop_mv] = np.where(able, asked, wanted[:, self._loop_mv])
+        wanted = np.where(forced, target, wanted)
+
+        step = self._rate * dt_s
+        limited = np.clip(wanted, self._outputs - step, self._outputs + step)
+        self._outputs = np.clip(limited, self._low, self._high)
+        if pv is not None:
+            self._unwind(pv, asked, proportional, able, dt_s)
+        if self._mode is PlantMode.LOCAL:
+            self._remote = self._outputs.copy()
+        else:
+            self._remote = np.where(forced, self._outputs, self._remote)
+        return self.outputs
+
+    def _pid(self, pv: Array, dt_s: float, able: NDArray[np.bool_]) -> tuple[Array, Array]:
+        """What the loops ask (batch x n_loop), and the part of it that is not the integral. Derivative on PV."""
+        error = np.where(np.isfinite(pv), self._set_point - pv, 0.0)
+        slope = np.where(np.isfinite(self._last_pv) & np.isfinite(pv), (pv - self._last_pv) / dt_s, 0.0)
+        proportional = self._gain * (error - self._derivative_s * slope)
+        # A loop that takes charge starts from the output in force: no bump, whoever moved it before.
+        takes_over = able & ~self._in_charge
+        held = self._outputs[:, self._loop_mv]
+        integrated = self._integral + self._gain * error * dt_s / self._integral_s
+        self._integral = np.where(takes_over, held - proportional, np.where(able, integrated, self._integral))
+        self._in_charge = able
+        return self._integral + proportional, proportional
+
+    def _unwind(self, pv: Array, asked: Array, proportional: Array, able: NDArray[np.bool_], dt_s: float) -> None:
+        """Anti-windup by back-calculation, tracking time = integral time (Astrom & Hagglund, PID Controllers, 3.5)."""
+        given = self._outputs[:, self._loop_mv]
+        correction = (given - asked) * np.minimum(1.0, dt_s / self._integral_s)
+        self._integral = np.where(able, self._integral + correction, self._integral)
+        self._last_pv = pv
+
+    def _scan_interlocks(self, measurements: Mapping[str, Array]) -> None:
+        for k, lock in enumerate(self._spec.regulatory.interlocks):
+            pv = self._pv(measurements, lock.tag)
+            sign = 1.0 if lock.trip >= lock.reset else -1.0
+            past_trip = ~(sign * pv <= sign * lock.trip)  # negated, so that NaN trips
+            back = sign * pv < sign * lock.reset
+            self._tripped[:, k] = past_trip | (self._tripped[:, k] & ~back)
+
+    def _forced(self) -> tuple[NDArray[np.bool_], Array]:
+        """Which outputs an interlock holds, and where it drives them (batch x n_mv each)."""
+        forced = np.zeros_like(self._outputs, dtype=bool)
+        target = np.zeros_like(self._outputs)
+        for k, lock in reversed(list(enumerate(self._spec.regulatory.interlocks))):
+            for mv, value in lock.moves.items():
+                i = self._mvs.index(mv)
+                forced[:, i] |= self._tripped[:, k]
+                target[self._tripped[:, k], i] = value
+        return forced, target
+
+    def _pv(self, measurements: Mapping[str, Array], name: str) -> Array:
+        value = np.asarray(measurements.get(name, np.nan), dtype=np.float64)
+        return np.where(np.isfinite(value), value, np.nan) * np.ones(self._batch)
+
+    def _active_tags(self) -> list[str]:
+        return [k.tag for k, hit in zip(self._spec.regulatory.interlocks, self._tripped.T, strict=True) if hit]
+
+    def _column(self, mv: str) -> int:
+        if mv not in self._mvs:
+            raise SpecError(f"no MV '{mv}'", f"plant {self._spec.name}", f"Its MVs are {', '.join(self._mvs)}.")
+        return self._mvs.index(mv)
