@@ -1,0 +1,219 @@
+"""One OPC UA session with one server, from connect to loss. It never reconnects: whoever owns it opens the next one."""
+
+# asyncua re-exports names without declaring them and types ids, codes and stamps by NewTypes that plain values do not meet.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import TypeVar
+
+from asyncua import Client, ua
+
+from plant.errors import LinkError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SESSION_TIMEOUT_MS = 60_000
+_KEEP_ALIVE_COUNT = 10
+_LIFETIME_COUNT = 6 * _KEEP_ALIVE_COUNT
+_QUEUE_SIZE = 1000  # changes a server keeps for one node between two publishes
+_BACKLOG = 100  # publishes kept for a slow consumer before the server is made to wait
+CONNECTION_ERRORS = (OSError, ua.UaError, asyncio.TimeoutError)
+
+
+class Session:
+    """A connected asyncua client. Every call raises `LinkError` when the server cannot answer, and then `lost` is set."""
+
+    def __init__(self, client: Client, endpoint: str) -> None:
+        self._client, self._endpoint = client, endpoint
+        self.lost = asyncio.Event()
+
+    @classmethod
+    async def open(cls, endpoint: str, timeout_s: float) -> Session:
+        """Connect. `timeout_s` bounds the connection as a whole, and later each request. Raises `LinkError`."""
+        # auto_reconnect would loop on Republish against some servers and then deliver nothing: we open a fresh session.
+        client = Client(endpoint, timeout=timeout_s, auto_reconnect=False)
+        client.name = client.description = "Homeostat"
+        client.application_uri = "urn:homeostat:client"
+        client.session_timeout = _SESSION_TIMEOUT_MS
+        session = cls(client, endpoint)
+        client.connection_lost_callback = session._on_lost
+        try:
+            await asyncio.wait_for(client.connect(), timeout_s)
+        except CONNECTION_ERRORS as e:
+            client.disconnect_socket()
+            raise session._error("cannot connect", e) from e
+        return session
+
+    async def close(self) -> None:
+        """Say goodbye if the server still listens."""
+        self.lost.set()
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            await self._client.disconnect()
+
+    async def read(
+        self, nodes: Sequence[ua.NodeId], attribute: ua.AttributeIds = ua.AttributeIds.Value
+    ) -> list[ua.DataValue]:
+        """One attribute of many nodes in one request, with status and timestamps."""
+        return await self.read_attributes([(node, attribute) for node in nodes])
+
+    async def read_attributes(self, wanted: Sequence[tuple[ua.NodeId, ua.AttributeIds]]) -> list[ua.DataValue]:
+        """Any attributes of any nodes in one request."""
+        params = ua.ReadParameters(
+            TimestampsToReturn=ua.TimestampsToReturn.Both,
+            NodesToRead=[ua.ReadValueId(NodeId=node, AttributeId=attribute) for node, attribute in wanted],
+        )
+        return await self._ask(self._client.uaclient.read(params))
+
+    async def write(self, values: Mapping[ua.NodeId, ua.Variant]) -> list[ua.StatusCode]:
+        """Write values in one request; one status code each, in order."""
+        # No timestamps or status with the value: many servers refuse those (BadWriteNotSupported).
+        data = [ua.DataValue(v, StatusCode=None) for v in values.values()]
+        return await self._ask(self._client.uaclient.write_attributes(list(values), data))
+
+    async def call(self, parent: ua.NodeId, method: ua.NodeId, *arguments: ua.Variant) -> ua.CallMethodResult:
+        """Call a method. A refusal by the server is in the result's status."""
+        request = ua.CallMethodRequest(ObjectId=parent, MethodId=method, InputArguments=list(arguments))
+        (result,) = await self._ask(self._client.uaclient.call([request]))
+        return result
+
+    async def children(self, parents: Sequence[ua.NodeId], names: Sequence[str]) -> list[ua.NodeId | None]:
+        """Properties (namespace 0) by browse name: every name of every parent in turn; None where there is none."""
+        paths = [
+            ua.BrowsePath(
+                StartingNode=parent,
+                RelativePath=ua.RelativePath(
+                    Elements=[
+                        ua.RelativePathElement(
+                            ReferenceTypeId=ua.NodeId(ua.ObjectIds.HasProperty),
+                            IsInverse=False,
+                            IncludeSubtypes=True,
+                            TargetName=ua.QualifiedName(name, 0),
+                        )
+                    ]
+                ),
+            )
+            for parent in parents
+            for name in names
+        ]
+        results = await self._ask(self._client.uaclient.translate_browsepaths_to_nodeids(paths))
+        return [r.Targets[0].TargetId if r.StatusCode.is_good() and r.Targets else None for r in results]
+
+    async def changes(
+        self, nodes: Mapping[ua.NodeId, str], period_s: float
+    ) -> AsyncIterator[list[tuple[str, ua.DataValue]]]:
+        """Every change of the nodes as (name, value), one list a publish, empty at a keep-alive.
+
+        Raises `LinkError` when the connection is lost, or when the server has been silent for three keep-alives.
+        """
+        inbox: asyncio.Queue[ua.PublishResult] = asyncio.Queue(_BACKLOG)
+        # Subscribing below asyncua's Subscription class: publishes arrive in order, keep-alives count as signs of life,
+        # and a slow consumer holds the server back instead of losing the oldest changes.
+        created = await self._ask(
+            self._client.uaclient.create_subscription(
+                ua.CreateSubscriptionParameters(
+                    RequestedPublishingInterval=period_s * 1000,
+                    RequestedLifetimeCount=_LIFETIME_COUNT,
+                    RequestedMaxKeepAliveCount=_KEEP_ALIVE_COUNT,
+                    MaxNotificationsPerPublish=0,
+                    PublishingEnabled=True,
+                    Priority=0,
+                ),
+                inbox.put,
+            )
+        )
+        keep_alive_s = created.RevisedPublishingInterval / 1000 * created.RevisedMaxKeepAliveCount
+        try:
+            await self._monitor(created.SubscriptionId, nodes)
+            names = list(nodes.values())
+            expected: int | None = None
+            while True:
+                result = await self._next(inbox, max(3 * keep_alive_s, 1.0))
+                items = _data_changes(result)
+                number = result.NotificationMessage.SequenceNumber
+                if items and expected is not None and number != expected:
+                    log.warning("%s: notifications %s to %s were lost", self._endpoint, expected, number - 1)
+                expected = number + 1 if items else expected
+                yield [(names[item.ClientHandle], item.Value) for item in items]
+        finally:
+            if not self.lost.is_set():
+                with contextlib.suppress(LinkError):
+                    await self._ask(self._client.uaclient.delete_subscriptions([created.SubscriptionId]))
+
+    async def _monitor(self, subscription: int, nodes: Mapping[ua.NodeId, str]) -> None:
+        # A new timestamp counts as a change: a value that is measured again and is the same is still a sample.
+        every_sample = ua.DataChangeFilter(
+            Trigger=ua.DataChangeTrigger.StatusValueTimestamp, DeadbandType=0, DeadbandValue=0.0
+        )
+        for attempt in (every_sample, None):  # some servers know no filter
+            results = await self._ask(
+                self._client.uaclient.create_monitored_items(
+                    ua.CreateMonitoredItemsParameters(
+                        SubscriptionId=subscription,
+                        TimestampsToReturn=ua.TimestampsToReturn.Both,
+                        ItemsToCreate=[_item(node, handle, attempt) for handle, node in enumerate(nodes)],
+                    )
+                )
+            )
+            bad = {n: r.StatusCode for n, r in zip(nodes.values(), results, strict=True) if not r.StatusCode.is_good()}
+            if not bad:
+                return
+            done = [r.MonitoredItemId for r in results if r.StatusCode.is_good()]
+            if done:
+                await self._ask(
+                    self._client.uaclient.delete_monitored_items(
+                        ua.DeleteMonitoredItemsParameters(SubscriptionId=subscription, MonitoredItemIds=done)
+                    )
+                )
+        listed = ", ".join(f"{name} ({status.name})" for name, status in bad.items())
+        raise LinkError(f"cannot subscribe to {listed}", self._endpoint, "Run `homeostat check` on the plant file.")
+
+    async def _next(self, inbox: asyncio.Queue[ua.PublishResult], patience_s: float) -> ua.PublishResult:
+        tasks = [asyncio.create_task(inbox.get()), asyncio.create_task(self.lost.wait())]
+        try:
+            await asyncio.wait(tasks, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                return tasks[0].result()  # type: ignore[return-value]
+        finally:
+            for task in tasks:
+                task.cancel()
+        if not self.lost.is_set():
+            self.lost.set()
+            raise LinkError(f"no sign of life for {patience_s:.0f} s", self._endpoint, "Reconnecting.")
+        raise LinkError("connection lost", self._endpoint, "Reconnecting.")
+
+    async def _ask(self, request: Awaitable[T]) -> T:
+        try:
+            return await request
+        except CONNECTION_ERRORS as e:
+            self.lost.set()
+            raise self._error("no answer", e) from e
+
+    async def _on_lost(self, error: Exception) -> None:
+        log.debug("%s: connection lost: %r", self._endpoint, error)
+        self.lost.set()
+
+    def _error(self, what: str, error: BaseException) -> LinkError:
+        why = str(error) or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+        return LinkError(f"{what}: {why}", self._endpoint, "Check that the server runs and that the address is right.")
+
+
+def _item(node: ua.NodeId, handle: int, sample_filter: ua.DataChangeFilter | None) -> ua.MonitoredItemCreateRequest:
+    return ua.MonitoredItemCreateRequest(
+        ItemToMonitor=ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds.Value),
+        MonitoringMode=ua.MonitoringMode.Reporting,
+        RequestedParameters=ua.MonitoringParameters(
+            ClientHandle=handle, SamplingInterval=0.0, Filter=sample_filter, QueueSize=_QUEUE_SIZE, DiscardOldest=True
+        ),
+    )
+
+
+def _data_changes(result: ua.PublishResult) -> list[ua.MonitoredItemNotification]:
+    notifications = result.NotificationMessage.NotificationData or []
+    return [i for n in notifications if isinstance(n, ua.DataChangeNotification) for i in n.MonitoredItems]
