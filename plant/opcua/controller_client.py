@@ -173,9 +173,8 @@ class ControllerClient:
     async def _snapshot(self) -> ControllerSnapshot:
         session = await self._connected()
         answers = await session.read([ua.NodeId.from_string(controller_node_id(v)) for v in Variable])
-        values = {v: self._plain(v, dv) for v, dv in zip(Variable, answers, strict=True)}
         try:
-            return _parse(values)
+            return _parse({v: self._plain(v, dv) for v, dv in zip(Variable, answers, strict=True)})
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise LinkError(f"the controller's nodes do not read as agreed: {e!r}", self.endpoint, "Update it.") from e
 
