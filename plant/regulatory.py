@@ -61,6 +61,7 @@ class RegulatoryLayer:
         if len(set(self._loop_mv)) < len(loops):
             raise SpecError("two loops drive one MV", f"plant {spec.name}: regulatory.loops", "Keep one loop an MV.")
         self._loop_pv = [loop.pv for loop in loops]
+        self._pv_range = [spec.tag(loop.pv).range for loop in loops]
         self._gain = np.array([loop.gain for loop in loops])
         self._integral_s = np.array([loop.integral_s for loop in loops])
         self._derivative_s = np.array([loop.derivative_s for loop in loops])
@@ -161,8 +162,9 @@ class RegulatoryLayer:
             if pv not in self._loop_pv:
                 known = ", ".join(self._loop_pv) or "none"
                 raise SpecError(f"no local loop controls '{pv}'", f"plant {self._spec.name}", f"Loops: {known}.")
-            if not np.all(np.isfinite(value)):
-                raise SpecError(f"set-point of '{pv}' is not finite", f"plant {self._spec.name}", "Give a number.")
+            low, high = self._spec.tag(pv).range
+            if not (np.all(value >= np.asarray(low)) and np.all(value <= np.asarray(high))):
+                raise SpecError(f"set-point {value} of '{pv}'", f"plant {self._spec.name}", f"Stay in [{low}, {high}].")
             self._set_point[:, [i for i, name in enumerate(self._loop_pv) if name == pv]] = np.reshape(value, (-1, 1))
 
     def scan(self, measurements: Mapping[str, Array], dt_s: float, wall_s: float) -> Array:
@@ -177,7 +179,7 @@ class RegulatoryLayer:
         forced, target = self._forced()
 
         wanted = self._remote.copy() if self._mode is PlantMode.REMOTE else self._outputs.copy()
-        pv = np.stack([self._pv(measurements, name) for name in self._loop_pv], axis=1) if self._loop_pv else None
+        pv = self._loop_inputs(measurements)
         if pv is not None:
             local = self._mode is PlantMode.LOCAL
             able = np.isfinite(pv) & ~forced[:, self._loop_mv] & local
@@ -235,12 +237,20 @@ class RegulatoryLayer:
                 target[self._tripped[:, k], i] = value
         return forced, target
 
+    def _loop_inputs(self, measurements: Mapping[str, Array]) -> Array | None:
+        """PVs (batch x n_loop), held to one span beyond the engineering range: an absurd reading must not overflow."""
+        if not self._loop_pv:
+            return None
+        low, high = np.array(self._pv_range).T
+        pv = np.stack([self._pv(measurements, name) for name in self._loop_pv], axis=1)
+        return np.clip(pv, 2 * low - high, 2 * high - low)
+
     def _pv(self, measurements: Mapping[str, Array], name: str) -> Array:
         value = np.asarray(measurements.get(name, np.nan), dtype=np.float64)
         return np.where(np.isfinite(value), value, np.nan) * np.ones(self._batch)
 
     def _active_tags(self) -> list[str]:
-        return [k.tag for k, hit in zip(self._spec.regulatory.interlocks, self._tripped.T, strict=True) if hit]
+        return [k.tag for k, hit in zip(self._spec.regulatory.interlocks, self._tripped.T, strict=True) if hit.any()]
 
     def _column(self, mv: str) -> int:
         if mv not in self._mvs:

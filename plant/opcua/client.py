@@ -127,7 +127,7 @@ class OpcUaLink:
         return Sample(
             newest,
             values,
-            mode=None if mode is None else PlantMode(mode),
+            mode=PlantMode(mode) if mode in (0, 1) else None,
             heartbeat=None if heartbeat is None else int(heartbeat),
         )
 

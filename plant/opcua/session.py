@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SESSION_TIMEOUT_MS = 60_000
+_CHANNEL_LIFETIME_MS = 3_600_000
 _KEEP_ALIVE_COUNT = 10
 _LIFETIME_COUNT = 6 * _KEEP_ALIVE_COUNT
 _QUEUE_SIZE = 1000  # changes a server keeps for one node between two publishes
@@ -42,6 +43,7 @@ class Session:
         client.name = client.description = "Homeostat"
         client.application_uri = "urn:homeostat:client"
         client.session_timeout = _SESSION_TIMEOUT_MS
+        client.secure_channel_timeout = _CHANNEL_LIFETIME_MS
         session = cls(client, endpoint)
         client.connection_lost_callback = session._on_lost
         try:
@@ -113,6 +115,12 @@ class Session:
         Raises `LinkError` when the connection is lost, or when the server has been silent for three keep-alives.
         """
         inbox: asyncio.Queue[ua.PublishResult] = asyncio.Queue(_BACKLOG)
+        ended = False
+
+        async def deliver(result: ua.PublishResult) -> None:
+            if not ended:
+                await inbox.put(result)
+
         # Subscribing below asyncua's Subscription class: publishes arrive in order, keep-alives count as signs of life,
         # and a slow consumer holds the server back instead of losing the oldest changes.
         created = await self._ask(
@@ -125,7 +133,7 @@ class Session:
                     PublishingEnabled=True,
                     Priority=0,
                 ),
-                inbox.put,
+                deliver,
             )
         )
         keep_alive_s = created.RevisedPublishingInterval / 1000 * created.RevisedMaxKeepAliveCount
@@ -142,6 +150,9 @@ class Session:
                 expected = number + 1 if items else expected
                 yield [(names[item.ClientHandle], item.Value) for item in items]
         finally:
+            ended = True
+            while not inbox.empty():  # lets go of a delivery that waits for room
+                inbox.get_nowait()
             if not self.lost.is_set():
                 with contextlib.suppress(LinkError):
                     await self._ask(self._client.uaclient.delete_subscriptions([created.SubscriptionId]))

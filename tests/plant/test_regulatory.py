@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plant.errors import SpecError
 from plant.link import PlantMode
@@ -207,9 +209,36 @@ def test_an_old_remote_move_does_not_return_after_an_interlock():
     assert layer.outputs[0, 0] == 0.0
 
 
+numbers = st.floats(allow_nan=True, allow_infinity=True)
+commands = st.tuples(st.sampled_from(["scan", "U", "V", "local", "remote", "set_point"]), numbers)
+
+
+@given(st.lists(commands, max_size=60))
+def test_nothing_asked_of_it_breaks_a_limit(sequence):
+    layer, low, high = RegulatoryLayer(make_spec()), [0.0, 10.0], [100.0, 90.0]
+    before = layer.outputs
+    for what, number in sequence:
+        if what in ("U", "V"):
+            layer.write({what: number})
+        elif what == "set_point" and 0.0 <= number <= 200.0:
+            layer.set_local({"T": number})
+        elif what in ("local", "remote"):
+            layer.request_mode(PlantMode[what.upper()], 0.0)
+        layer.scan({"T": np.array([number])}, DT, 0.0)
+        after = layer.outputs
+        assert np.isfinite(after).all()
+        assert (after >= low).all()
+        assert (after <= high).all()
+        assert (np.abs(after - before) <= np.array([5.0, 1.0]) * DT + 1e-9).all()
+        before = after
+
+
 def test_wrong_names_are_named():
     with pytest.raises(SpecError, match="no local loop controls 'X'"):
         RegulatoryLayer(make_spec()).set_local({"X": 1.0})
+    for wrong in (float("nan"), 201.0, np.array([-1.0])):
+        with pytest.raises(SpecError, match=r"Stay in \[0"):
+            RegulatoryLayer(make_spec()).set_local({"T": wrong})
     with pytest.raises(SpecError, match="no MV 'X'"):
         RegulatoryLayer(make_spec(), outputs={"X": 1.0})
     loop = {"mv": "U", "pv": "T", "set_point": 60.0, "gain": 2.0, "integral_s": 20.0}

@@ -157,6 +157,41 @@ async def test_two_subscriptions_of_one_link_both_see_everything(plant, eventual
     await eventually(lambda: len(first.of("T")) == 21 and len(second.of("T")) == 21, "both are complete")
 
 
+async def test_slow_consumer_loses_nothing_and_a_consumer_that_leaves_blocks_nobody(plant, eventually, monkeypatch):
+    monkeypatch.setattr("plant.opcua.session._BACKLOG", 2)
+    server, link = plant
+    slow = link.subscribe()
+    first = await anext(slow)
+    fast = Collector(link)
+    await eventually(lambda: fast.batches, "the other consumer starts")
+    for _ in range(10):
+        await server.scan()
+        await asyncio.sleep(0.12)  # one publish each, more than the backlog holds
+    seen = [first["T"].time_s]
+    while len(seen) < 8:
+        seen.append((await asyncio.wait_for(anext(slow), 10))["T"].time_s)
+    assert [b - a for a, b in itertools.pairwise(seen)] == pytest.approx([1.0] * 7)
+    for _ in range(10):
+        await server.scan()
+        await asyncio.sleep(0.12)
+    await slow.aclose()
+    await eventually(lambda: len(fast.of("T")) == 21, "the other consumer gets everything")
+    assert link.reconnects == 0
+
+
+async def test_secure_channel_is_renewed(plant, heater_spec, monkeypatch, eventually):
+    monkeypatch.setattr("plant.opcua.session._CHANNEL_LIFETIME_MS", 400)
+    server, _ = plant
+    async with OpcUaLink(heater_spec, ScaledClock(), server.endpoint) as link:
+        collector = Collector(link)
+        for _ in range(25):
+            await server.scan()
+            assert (await link.read()).heartbeat == server.scans
+            await asyncio.sleep(0.06)
+        await eventually(lambda: len(collector.of("T")) >= 25, "the subscription goes on too")
+        assert link.reconnects == 0
+
+
 async def test_unknown_node_is_named(plant, spec_with):
     server, _ = plant
     spec = spec_with(F={"node_id": "ns=2;s=heater.Nowhere"})
