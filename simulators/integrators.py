@@ -35,18 +35,32 @@ def rk4(field: Callable[[Sequence[Any]], Sequence[Any]], x: Sequence[Any], dt: A
     return tuple(x)
 
 
-def dopri5(field: Field, x: Array, dt: float, rtol: float = 1e-7, atol: float = 1e-9, peak: int | None = None) -> tuple:
+def dopri5(
+    field: Field,
+    x: Array,
+    dt: float,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    watch: Callable[[Array], Array] | None = None,
+) -> tuple[Array, Array | None]:
     """Integrate `field` over `dt` with one step size for the whole batch, set by its worst member.
 
-    **Arguments:** `x` (batch x n_x), `field(x) -> dx/dt` of the same shape, `peak` the index of a state whose running
-    maximum is wanted.
+    **Arguments:** `x` (batch x n_x), `field(x) -> dx/dt` of the same shape, `watch(x) -> (batch,)` a quantity whose
+    running maximum is wanted.
 
     **Returns:** `(x_end, maximum)`, the second (batch,) over every accepted step, or None. A member whose state is no
     longer finite is returned as NaN and no longer holds the others back.
     """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a rejected step may overflow
+        return _dopri5(field, x, dt, rtol, atol, watch)
+
+
+def _dopri5(
+    field: Field, x: Array, dt: float, rtol: float, atol: float, watch: Callable[[Array], Array] | None
+) -> tuple[Array, Array | None]:
     t, h = 0.0, dt
     k = [field(x)]
-    top = None if peak is None else x[:, peak].copy()
+    top = None if watch is None else watch(x)
     while t < dt * (1 - 1e-12):
         h = min(h, dt - t)
         for row in _A:
@@ -63,8 +77,8 @@ def dopri5(field: Field, x: Array, dt: float, rtol: float = 1e-7, atol: float = 
             t += h
             x = np.where(broken[:, None], np.nan, new)
             k = [k[-1]]
-            if top is not None:
-                top = np.fmax(top, x[:, peak])
+            if watch is not None and top is not None:
+                top = np.fmax(top, watch(x))
         else:
             k = k[:1]
         h *= 0.2 if not np.isfinite(worst) else float(np.clip(0.9 * (worst + 1e-12) ** -0.2, 0.2, 5.0))

@@ -91,10 +91,7 @@ class SimulatedPlant:
     def advance(self, moves: Array, dt_s: float) -> None:
         self.moves = np.broadcast_to(np.asarray(moves, float), (self.batch, len(self.simulator.names.u))).copy()
         self.disturbance.advance(dt_s)
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.x, _ = dopri5(
-                lambda x: self.field(x, self.moves), self.x, dt_s / self.simulator.time_unit_s, self._rtol
-            )
+        self.x, _ = dopri5(lambda x: self.field(x, self.moves), self.x, dt_s / self.simulator.time_unit_s, self._rtol)
         self.time_s += dt_s
         self._store_delayed()
 
@@ -118,17 +115,20 @@ class SimulatedPlant:
             while len(queue) > 1 and queue[1][0] <= self.time_s - self.simulator.dead_time_s[name] + 1e-6:
                 queue.popleft()
 
-    def fallback_peak(self, state: str, safe: Array, horizon_s: float, ceiling: float) -> Array:
-        """The worst value (batch,) of `state` if every MV went to `safe` now and stayed, disturbances held.
+    def fallback_peak(self, output: str, safe: Array, horizon_s: float, ceiling: float) -> Array:
+        """The highest value (batch,) of `output` if every MV went to `safe` now and stayed, disturbances held.
 
         Members stop at `ceiling`: how far past it a runaway goes is not asked.
         """
-        index = self.simulator.names.x.index(state)
+        index = self.simulator.names.y.index(output)
+        safe = np.broadcast_to(safe, self.moves.shape)
+
+        def watch(x: Array) -> Array:
+            return self.simulator.outputs(x.T, safe.T, self.d.T, self.p.T, _XP)[index]
 
         def field(x: Array) -> Array:
-            return np.where((x[:, index] < ceiling)[:, None], self.field(x, safe), 0.0)
+            return np.where((watch(x) < ceiling)[:, None], self.field(x, safe), 0.0)
 
-        safe = np.broadcast_to(safe, self.moves.shape)
-        _, peak = dopri5(field, self.x, horizon_s / self.simulator.time_unit_s, 1e-5, 1e-6, peak=index)
+        _, peak = dopri5(field, self.x, horizon_s / self.simulator.time_unit_s, 1e-5, 1e-6, watch)
         assert peak is not None
         return np.minimum(peak, ceiling)

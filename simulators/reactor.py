@@ -58,7 +58,7 @@ class DressedReactor(BareReactor):
     x0 = (0.87725, 324.475, 300.0)
     dead_time_s = {"AI101": 26.0}  # noqa: RUF012
     valve_lag_min = 0.1
-    valve_slew_K_per_min = 15.0
+    valve_slew_K_per_min = 60.0
 
     def derivative(
         self, x: Sequence[Any], u: Sequence[Any], d: Sequence[Any], p: Sequence[Any], xp: Namespace

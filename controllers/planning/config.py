@@ -1,0 +1,32 @@
+"""How a plan is made: every default stated once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class PlannerConfig(BaseModel):
+    """`horizon` counts samples and may not exceed what the model was validated to.
+
+    The task energy of a step is sum |target error| / scale + `effort` * (u scaled 0..1 over `effort_range`)^2 +
+    `suppression` * (move / span)^2. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
+    share of each new prediction error let into the offset correction; `guard` in engineering units is kept on top of
+    every calibrated margin. `guardrails: false` is for showing what they prevent.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["scp"] = "scp"
+    horizon: Count = 15
+    iterations: Count = 4
+    effort: NonNegative = 0.001
+    effort_range: tuple[float, float] | None = None
+    suppression: NonNegative = 0.002
+    bias_filter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    guard: NonNegative = 0.05
+    guardrails: bool = True

@@ -1,0 +1,175 @@
+"""`JepaMpc`: the world model, the planner and the offset correction as one `Controller`."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.planning.config import PlannerConfig
+from controllers.planning.problem import Energy, Plan, Problem
+from controllers.planning.scp import ScpPlanner
+from models.calibration import Calibration
+from models.world_model import WorldModel
+from plant.errors import ControlError
+
+Array = NDArray[np.float64]
+
+
+class JepaMpc:
+    """Plans in the latent space of `model` for `batch` plants.
+
+    Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples
+    ahead, for every k; at a steady state each prediction is therefore exact, whatever the model has wrong. A guardrail
+    margin is only ever tightened by it.
+
+    Raises `ControlError` when the horizon is longer than the model was validated to.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: PlannerConfig | None = None,
+        calibration: Calibration | None = None,
+        batch: int = 1,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.spec, self.config, self.batch = model.spec, config or PlannerConfig(), batch
+        if self.config.horizon > model.config.horizon:
+            raise ControlError(
+                f"a horizon of {self.config.horizon} samples",
+                f"planner of {self.spec.name}",
+                f"The model was validated to {model.config.horizon}; plan no further, or train it further.",
+            )
+        self.horizon, self.deadline_s = self.config.horizon, deadline_s
+        self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
+        moves = [t.move for t in self.spec.mvs if t.move]
+        self._low = torch.tensor([m.limits[0] for m in moves], dtype=torch.float64)
+        self._span = torch.tensor([m.limits[1] - m.limits[0] for m in moves], dtype=torch.float64)
+        self._rate = torch.tensor([m.rate_per_s * self.spec.sample_time_s for m in moves]).double() / self._span
+        self._safe = (torch.tensor([m.safe for m in moves]).double() - self._low) / self._span
+        names = [t.name for t in self.spec.measured]
+        columns = [names.index(t.tag) for t in self.spec.targets]
+        effort = self.config.effort_range
+        low = torch.tensor([effort[0]]).double() if effort else self._low
+        high = torch.tensor([effort[1]]).double() if effort else self._low + self._span
+        energy = Energy(
+            columns,
+            torch.tensor([t.scale for t in self.spec.targets], dtype=torch.float64),
+            self.config.effort,
+            (low - self._low) / self._span,
+            (high - low) / self._span,
+            self.config.suppression,
+        )
+        unit, zero = torch.ones_like(self._span), torch.zeros_like(self._span)
+        shift = self.model.normalise(self._low + zero, "mvs")
+        self.planner = ScpPlanner(
+            self.model, self.config, energy, self.model.normalise(self._low + self._span * unit, "mvs") - shift, shift
+        )
+        self.constraints = self.planner.constraints
+        self.calibration = calibration or Calibration.none(self.horizon, len(self.constraints))
+        self._columns = [names.index(self.spec.guardrails[i].tag) for i in self.constraints.guardrail]
+        self._sign = torch.tensor([self.spec.guardrails[i].sign for i in self.constraints.guardrail]).double()
+        self.reset()
+
+    def reset(self) -> None:
+        channels = self.model.n_measured + self.model.n_dv + self.model.n_mv
+        self._window = torch.full((self.batch, self.model.config.window, channels), torch.nan, dtype=torch.float64)
+        self._past: Tensor | None = None  # (batch x k x latent): now, as predicted k+1 samples ago
+        self._bias = torch.zeros(self.batch, self.horizon, self.model.n_measured, dtype=torch.float64)
+        self._plan: Tensor | None = None
+        self._z: Tensor | None = None
+        self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        """The next move for every plant. Never raises on what it is fed: a plant whose observation or plan is not
+        finite gets status INFEASIBLE and its fallback move."""
+        began = time.perf_counter()
+        deadline = None if self.deadline_s is None else began + self.deadline_s
+        with torch.inference_mode():
+            measured, dvs, applied = (
+                torch.as_tensor(a, dtype=torch.float64)
+                for a in (observation.measured, observation.dvs, observation.applied)
+            )
+            self._window = torch.cat([self._window[:, 1:], torch.cat([measured, dvs, applied], -1)[:, None]], dim=1)
+            z = self.model.encode(self._window)
+            surprise = self._learn_bias(measured, applied)
+            self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
+            problem = self._problem(z, applied, targets)
+            warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
+            plan = self.planner.plan(problem, warm, deadline)
+            decision = self._decision(plan, problem, surprise, began)
+            self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
+        return decision
+
+    def _problem(self, z: Tensor, applied: Tensor, targets: Targets) -> Problem:
+        previous = ((applied - self._low) / self._span).nan_to_num(0.5)
+        dvs = self.model.normalise(self._d, "dvs")[:, None].expand(-1, self.horizon, -1)
+        required = self.calibration.margins[: self.horizon].double() + self.config.guard
+        shift = (self._sign * self._bias[..., self._columns]).clamp(min=0)
+        values = torch.as_tensor(targets.values, dtype=torch.float64)
+        if values.shape[1] < self.horizon:
+            values = torch.cat([values, values[:, -1:].expand(-1, self.horizon - values.shape[1], -1)], dim=1)
+        return Problem(
+            z=z,
+            dvs=dvs,
+            previous=previous,
+            low=(torch.as_tensor(targets.move_low).double() - self._low) / self._span,
+            high=(torch.as_tensor(targets.move_high).double() - self._low) / self._span,
+            rate=self._rate,
+            fallback=self._safe,
+            targets=values[:, : self.horizon].expand(self.batch, -1, -1),
+            bias=self._bias,
+            required=required + shift,
+        )
+
+    def _learn_bias(self, measured: Tensor, applied: Tensor) -> Tensor:
+        """Compare what was predicted for now with what is; returns surprise (batch,)."""
+        surprise = torch.zeros(self.batch, dtype=torch.float64)
+        if self._z is None:
+            return surprise
+        back = self._z[:, None] if self._past is None else torch.cat([self._z[:, None], self._past], dim=1)
+        back = back[:, : self.horizon]
+        u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
+        d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
+        self._past = self.model.advance_normalised(back, u, d)
+        error = (measured[:, None] - self.model.read_out(self._past)).nan_to_num(0.0)
+        known = error.shape[1]
+        a = self.config.bias_filter
+        self._bias = self._bias.clone()
+        self._bias[:, :known] = (1 - a) * self._bias[:, :known] + a * error
+        return self.calibration.surprise(error[:, 0])
+
+    def _decision(self, plan: Plan, problem: Problem, surprise: Tensor, began: float) -> Decision:
+        moves = plan.rollout.moves * self._span + self._low
+        margins = plan.rollout.margins - problem.required
+        shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
+        finite = torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
+        moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
+        broken = (plan.violation * 100).floor().sum(-1) > 0
+        status = tuple(
+            Status.INFEASIBLE if not ok
+            else Status.RECOVERY if bad
+            else Status.DEADLINE if plan.late
+            else Status.OPTIMAL if settled else Status.FEASIBLE
+            for ok, bad, settled in zip(finite.tolist(), broken.tolist(), plan.converged.tolist(), strict=True)
+        )  # fmt: skip
+        return Decision(
+            moves=moves[:, 0].numpy(),
+            plan=moves.numpy(),
+            predicted=plan.rollout.measured.numpy(),
+            margins=margins.numpy(),
+            calibrated=problem.required.amax(0).numpy(),
+            guardrails=tuple(self.constraints.names),
+            status=status,
+            violation=shortfall.numpy(),
+            surprise=surprise.numpy(),
+            bias=problem.bias[:, 0].numpy(),
+            solve_time_s=time.perf_counter() - began,
+            energy={name: term.numpy() for name, term in plan.terms.items()},
+        )

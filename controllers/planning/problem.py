@@ -1,0 +1,121 @@
+"""What a planner is given and what it returns; the energy and the ranking every planner shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One planning problem for `batch` plants. MVs are scaled 0..1 over [low, high] of the spec (`span` apart).
+
+    `z` (batch x latent) now; `dvs` (batch x horizon x n_dv, normalised) expected disturbances; `previous` (batch x n_mv)
+    moves in force; `low`, `high` (n_mv) limits of this plan; `rate` (n_mv) largest move a sample; `fallback` (n_mv) the safe
+    moves; `targets` (batch x horizon x n_target); `bias` (batch x horizon x n_measured) added to what the model reads
+    out; `required` (batch x horizon x n_constraint) the least admissible margin; engineering units.
+    """
+
+    z: Tensor
+    dvs: Tensor
+    previous: Tensor
+    low: Tensor
+    high: Tensor
+    rate: Tensor
+    fallback: Tensor
+    targets: Tensor
+    bias: Tensor
+    required: Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A batch of plans played through the model.
+
+    `moves` (batch x horizon x n_mv, scaled), `z` (batch x horizon+1 x latent), `measured` (batch x horizon x n_measured)
+    with the bias added, `margins` (batch x horizon x n_constraint) before anything is required of them.
+    """
+
+    moves: Tensor
+    z: Tensor
+    measured: Tensor
+    margins: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The best plan found. `violation` (batch x rank) summed over the horizon, rank 1 first; `energy` (batch,) task
+    energy; `terms` its parts; `converged` (batch,) whether the last iterations agreed; `late` whether time ran out."""
+
+    rollout: Rollout
+    violation: Tensor
+    energy: Tensor
+    terms: dict[str, Tensor]
+    converged: Tensor
+    late: bool
+
+
+class Constraints:
+    """Which head answers for which guardrail: a limit constraint each, and a recoverability constraint for those whose
+    fallback was labelled. Column order of `margins` and `required`."""
+
+    def __init__(self, model: WorldModel) -> None:
+        rails = model.spec.guardrails
+        self.limit = list(range(len(rails)))
+        self.fallback = [i for i, g in enumerate(rails) if g.fallback_tag]
+        self.names = [rails[i].name for i in self.limit] + [f"{rails[i].name}_fallback" for i in self.fallback]
+        self.guardrail = self.limit + self.fallback
+        self.rank = torch.tensor([rails[i].rank for i in self.guardrail], dtype=torch.long)
+        self.ranks = sorted({g.rank for g in rails})
+
+    def __len__(self) -> int:
+        return len(self.guardrail)
+
+    def margins(self, model: WorldModel, z: Tensor) -> Tensor:
+        """z (..., latent) -> (..., n_constraint)."""
+        return torch.cat([model.limit_margins(z)[..., self.limit], model.fallback_margins(z)[..., self.fallback]], -1)
+
+    def jacobian(self, model: WorldModel, z: Tensor) -> Tensor:
+        """d margins / d z at z (..., latent) -> (..., n_constraint, latent)."""
+        limit = model.limit_heads.jacobian(z) * model.margin_scale[:, None]
+        fallback = model.fallback_heads.jacobian(z) * model.margin_scale[:, None]
+        return torch.cat([limit[..., self.limit, :], fallback[..., self.fallback, :]], dim=-2)
+
+    def violation(self, margins: Tensor, required: Tensor) -> Tensor:
+        """(batch x horizon x n_constraint) -> (batch x n_rank): shortfall summed over the horizon, by rank."""
+        short = (required - margins).clamp(min=0).sum(1)
+        return torch.stack([short[:, self.rank == r].sum(-1) for r in self.ranks], dim=-1)
+
+
+class Energy:
+    """The task energy of `PlannerConfig`: tracking + effort + suppression, each (batch,)."""
+
+    def __init__(
+        self, columns: list[int], scale: Tensor, effort: float, effort_low: Tensor, effort_span: Tensor, suppression: float
+    ) -> None:
+        self.columns, self.scale, self.effort, self.suppression = columns, scale, effort, suppression
+        self.effort_low, self.effort_span = effort_low, effort_span
+
+    def terms(self, rollout: Rollout, problem: Problem) -> dict[str, Tensor]:
+        error = (rollout.measured[..., self.columns] - problem.targets).abs() / self.scale
+        effort = ((rollout.moves - self.effort_low) / self.effort_span) ** 2
+        before = torch.cat([problem.previous[:, None], rollout.moves[:, :-1]], dim=1)
+        return {
+            "tracking": error.sum((1, 2)),
+            "effort": self.effort * effort.sum((1, 2)),
+            "suppression": self.suppression * ((rollout.moves - before) ** 2).sum((1, 2)),
+        }
+
+
+def rank_key(violation: Tensor, energy: Tensor) -> Tensor:
+    """One number (batch,) that orders plans as the guardrails demand: rank-1 violation, then rank 2, ..., then energy.
+
+    A hundredth of a unit of violation decides; below that the next criterion does.
+    """
+    counted = (violation * 100).floor()
+    scale = 1e4 ** torch.arange(violation.shape[-1], 0, -1, dtype=energy.dtype, device=energy.device)
+    return (counted.clamp(max=9999) * scale).sum(-1) + torch.nan_to_num(energy, nan=9e3).clamp(max=9e3)

@@ -1,0 +1,159 @@
+"""Sequential convex programming through the latent roll-out: the default planner.
+
+Each iteration plays the moves through the predictor, takes the exact Jacobian of everything the energy and the
+guardrails read, and solves one condensed problem in the moves alone (`controllers.planning.qp`). Every point visited is
+ranked by guardrails first and energy second; the best of them, of the warm start and of the fallback is the plan.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from controllers.planning import qp
+from controllers.planning.config import PlannerConfig
+from controllers.planning.problem import Constraints, Energy, Plan, Problem, Rollout, rank_key
+from models.world_model import WorldModel
+
+_HARD = 100.0  # price of a limit on a move, in energy per span: far above anything the task can pay
+_PRICE = (30.0, 10.0, 5.0)  # price of a guardrail by rank, in energy per margin unit; ranking decides, this only steers
+
+
+class ScpPlanner:
+    """Plans for a batch of plants at once. The model is used in float64; `scale_u`, `shift_u` map scaled moves to the
+    model's own normalisation."""
+
+    def __init__(self, model: WorldModel, config: PlannerConfig, energy: Energy, scale_u: Tensor, shift_u: Tensor) -> None:
+        self.model, self.config, self.energy = model, config, energy
+        self.constraints = Constraints(model)
+        self.scale_u, self.shift_u = scale_u, shift_u
+        h, m = config.horizon, model.n_mv
+        eye = torch.eye(h * m, dtype=scale_u.dtype, device=scale_u.device)
+        before = torch.zeros_like(eye)
+        before[m:, :-m] = torch.eye((h - 1) * m, dtype=eye.dtype, device=eye.device)
+        self._eye, self._difference = eye, eye - before
+
+    def roll(self, problem: Problem, moves: Tensor) -> tuple[Rollout, Tensor]:
+        """Play `moves` (batch x horizon x n_mv, scaled). Returns the roll-out and the predictor's inputs."""
+        model = self.model
+        u = moves * self.scale_u + self.shift_u
+        z, inputs = [problem.z], []
+        for k in range(self.config.horizon):
+            x = torch.cat([z[-1], u[:, k], problem.dvs[:, k]], dim=-1)
+            inputs.append(x)
+            z.append(z[-1] + model.predictor(x))
+        states = torch.stack(z, dim=1)
+        measured = model.read_out(states[:, 1:]) + problem.bias
+        return Rollout(moves, states, measured, self.constraints.margins(model, states[:, 1:])), torch.stack(inputs, 1)
+
+    def sensitivity(self, inputs: Tensor) -> Tensor:
+        """d z_k / d moves for k = 1..horizon: (batch x horizon x latent x horizon*n_mv)."""
+        latent, m, h = self.model.config.latent, self.model.n_mv, self.config.horizon
+        jacobian = self.model.predictor.jacobian(inputs)
+        a = jacobian[..., :latent] + torch.eye(latent, dtype=inputs.dtype, device=inputs.device)
+        b = jacobian[..., latent : latent + m] * self.scale_u
+        s = torch.zeros(inputs.shape[0], latent, h * m, dtype=inputs.dtype, device=inputs.device)
+        out = []
+        for k in range(h):
+            s = a[:, k] @ s
+            s[..., k * m : (k + 1) * m] += b[:, k]
+            out.append(s)
+        return torch.stack(out, dim=1)
+
+    def plan(self, problem: Problem, warm: Tensor, deadline: float | None = None) -> Plan:
+        """**Arguments:** `warm` (batch x horizon x n_mv, scaled) the moves to start from; `deadline` on
+        `time.perf_counter()`, after which the best plan so far is returned.
+
+        **Returns:** the best plan visited. It always lies inside the limits and the rate of `problem`.
+        """
+        moves = self.inside(problem, warm)
+        rollout, inputs = self.roll(problem, moves)
+        best, key = rollout, self._key(problem, rollout)
+        safe = self.inside(problem, problem.fallback.expand_as(moves))
+        best, key, _ = self._better(problem, best, key, self.roll(problem, safe)[0])
+        late, energies = False, [self._energy(problem, rollout)]
+        for _ in range(self.config.iterations):
+            if deadline is not None and time.perf_counter() >= deadline:
+                late = True
+                break
+            moves = self.inside(problem, moves + self._step(problem, rollout, inputs))
+            rollout, inputs = self.roll(problem, moves)
+            best, key, _ = self._better(problem, best, key, rollout)
+            energies.append(self._energy(problem, rollout))
+        settled = torch.zeros_like(energies[0], dtype=torch.bool)
+        if len(energies) > 2:
+            settled = (energies[-1] - energies[-2]).abs() <= 0.01 * (0.1 + energies[-2].abs())
+        terms = self.energy.terms(best, problem)
+        total = torch.stack(list(terms.values())).sum(0)
+        return Plan(best, self._violation(problem, best), total, terms, settled, late)
+
+    def inside(self, problem: Problem, moves: Tensor) -> Tensor:
+        """`moves` cut to the limits and, step by step from the move in force, to the rate."""
+        if bool((problem.rate >= 1.0).all()):
+            return torch.clamp(moves, problem.low, problem.high)
+        last, out = problem.previous, []
+        for k in range(moves.shape[1]):
+            last = torch.clamp(torch.maximum(torch.minimum(moves[:, k], last + problem.rate), last - problem.rate),
+                               problem.low, problem.high)  # fmt: skip
+            out.append(last)
+        return torch.stack(out, dim=1)
+
+    def _step(self, problem: Problem, rollout: Rollout, inputs: Tensor) -> Tensor:
+        """The move of one convex subproblem (batch x horizon x n_mv)."""
+        batch, h, m = rollout.moves.shape
+        sens = self.sensitivity(inputs)
+        dtype, n = sens.dtype, h * m
+        columns = self.energy.columns
+        gain = self.model.read_out_head.weight * self.model.channel_std[: self.model.n_measured, None]
+        rows = [((gain[columns] / self.energy.scale[:, None]) @ sens).flatten(1, 2)]
+        offset = [((rollout.measured[..., columns] - problem.targets) / self.energy.scale).flatten(1)]
+        low, high = [torch.full_like(offset[0], -1.0)], [torch.full_like(offset[0], 1.0)]
+        if self.config.guardrails and len(self.constraints):
+            jac = self.constraints.jacobian(self.model, rollout.z[:, 1:])
+            rows.append((-jac @ sens).flatten(1, 2))
+            offset.append((problem.required - rollout.margins).flatten(1))
+            price = torch.tensor([_PRICE[min(int(r), 3) - 1] for r in self.constraints.rank], dtype=dtype)
+            high.append(price.repeat(h).expand(batch, -1))
+            low.append(torch.zeros_like(high[-1]))
+        flat = rollout.moves.flatten(1)
+        eye, difference = self._eye.expand(batch, n, n), self._difference.expand(batch, n, n)
+        rows += [eye, -eye]
+        offset += [flat - problem.high.repeat(h), problem.low.repeat(h) - flat]
+        change = (difference @ flat[..., None])[..., 0]
+        change[:, :m] -= problem.previous
+        bounded = 2
+        if bool((problem.rate < 1.0).any()):
+            rows += [difference, -difference]
+            offset += [change - problem.rate.repeat(h), -change - problem.rate.repeat(h)]
+            bounded = 4
+        high.append(torch.full((batch, bounded * n), _HARD, dtype=dtype))
+        low.append(torch.zeros(batch, bounded * n, dtype=dtype))
+
+        e, s = self.energy, self.energy.suppression
+        weight = 2 * e.effort / e.effort_span.repeat(h) ** 2
+        p = torch.diag_embed((weight + 1e-4).expand(batch, n)) + 2 * s * (difference.mT @ difference)
+        q = weight * (flat - e.effort_low.repeat(h)) + 2 * s * (difference.mT @ change[..., None])[..., 0]
+        step = qp.solve(p, q, torch.cat(rows, 1), torch.cat(offset, 1), torch.cat(low, 1), torch.cat(high, 1))
+        return torch.nan_to_num(step).view(batch, h, m)
+
+    def _violation(self, problem: Problem, rollout: Rollout) -> Tensor:
+        if not (self.config.guardrails and len(self.constraints)):
+            return torch.zeros(rollout.moves.shape[0], 1, dtype=rollout.moves.dtype)
+        return self.constraints.violation(rollout.margins, problem.required)
+
+    def _energy(self, problem: Problem, rollout: Rollout) -> Tensor:
+        return torch.stack(list(self.energy.terms(rollout, problem).values())).sum(0)
+
+    def _key(self, problem: Problem, rollout: Rollout) -> Tensor:
+        return rank_key(self._violation(problem, rollout), self._energy(problem, rollout))
+
+    def _better(self, problem: Problem, best: Rollout, key: Tensor, other: Rollout) -> tuple[Rollout, Tensor, Tensor]:
+        new = self._key(problem, other)
+        wins = new < key
+        pick = [
+            torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a)
+            for a, b in zip(vars(best).values(), vars(other).values(), strict=True)
+        ]
+        return Rollout(*pick), torch.where(wins, new, key), wins

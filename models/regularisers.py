@@ -1,0 +1,24 @@
+"""What keeps a latent from collapsing: SIGReg, the sketched isotropic Gaussian regulariser (Balestriero & LeCun 2025)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sigreg(embeddings: Tensor, slices: int, generator: torch.Generator | None = None) -> Tensor:
+    """Epps-Pulley distance of random one-dimensional projections from a standard Gaussian, mean over `slices`.
+
+    `embeddings` (samples x latent), not centred. A standard Gaussian reads about 1.05 at any size, total collapse
+    0.402 x samples. Directions are drawn anew at each call.
+    """
+    n, dim = embeddings.shape
+    directions = torch.randn(dim, slices, generator=generator, dtype=embeddings.dtype, device="cpu").to(embeddings)
+    directions = directions / directions.norm(dim=0, keepdim=True)
+    t = torch.linspace(0, 3, 17, dtype=embeddings.dtype, device=embeddings.device)
+    gaussian = torch.exp(-0.5 * t**2)
+    weight = torch.full_like(t, 2 * (t[1] - t[0]).item())
+    weight[0] = weight[-1] = (t[1] - t[0]).item()
+    angle = (embeddings @ directions)[..., None] * t
+    gap = (angle.cos().mean(0) - gaussian) ** 2 + angle.sin().mean(0) ** 2
+    return n * (gap * weight * gaussian).sum(-1).mean()

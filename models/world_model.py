@@ -1,0 +1,118 @@
+"""`WorldModel`: encoder, action-conditioned latent predictor, read-out and guardrail heads of one plant."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.config import ModelConfig
+from models.windows import Scale
+from plant.spec import PlantSpec
+
+
+class Mlp(nn.Module):
+    """Two hidden SiLU layers beside a linear path: plants are nearly linear most of the time, and the layers need only
+    learn where they are not."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(inputs, width), nn.Linear(width, width)
+        self.last = nn.Linear(width, outputs)
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` (..., inputs) -> (..., outputs)."""
+        silu = nn.functional.silu
+        return self.last(silu(self.second(silu(self.first(x))))) + self.linear(x)
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """d output / d input at `x` (..., inputs) -> (..., outputs, inputs)."""
+        a = self.first(x)
+        b = self.second(nn.functional.silu(a))
+        inner = _dsilu(a)[..., :, None] * self.first.weight
+        return (self.last.weight * _dsilu(b)[..., None, :]) @ (self.second.weight @ inner) + self.linear.weight
+
+
+def _dsilu(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+class WorldModel(nn.Module):
+    """A JEPA over one plant's signals.
+
+    Inputs and outputs at the public methods are in engineering units; the latent is what the networks make of it.
+    Guardrail heads come in pairs per guardrail of the spec: the limit now, and the worst value if the fallback took
+    over now. Both answer signed margins, > 0 safe, squashed smoothly beyond `margin_scale`, where only the sign matters.
+    """
+
+    channel_mean: Tensor
+    channel_std: Tensor
+    margin_scale: Tensor
+
+    def __init__(self, spec: PlantSpec, config: ModelConfig, channel: Scale) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        self.n_measured, self.n_dv, self.n_mv = len(spec.measured), len(spec.dvs), len(spec.mvs)
+        channels = self.n_measured + self.n_dv + self.n_mv
+        d = config.latent
+        self.encoder = Mlp(2 * config.window * channels, config.encoder_width, d)
+        self.predictor = Mlp(d + self.n_mv + self.n_dv, config.predictor_width, d)
+        for layer in (self.predictor.linear, self.predictor.last):  # start from "nothing changes": roll-outs stay bounded
+            nn.init.zeros_(layer.weight)
+        self.read_out_head = nn.Linear(d, self.n_measured)
+        self.limit_heads = Mlp(d, config.head_width, max(len(spec.guardrails), 1))
+        self.fallback_heads = Mlp(d, config.head_width, max(len(spec.guardrails), 1))
+        self.inverse_head = Mlp(2 * d, config.head_width, self.n_mv)
+        for name, value in (("channel_mean", channel.mean), ("channel_std", channel.std)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+        scales = [0.1 * (spec.tag(g.tag).range[1] - spec.tag(g.tag).range[0]) for g in spec.guardrails] or [1.0]
+        self.register_buffer("margin_scale", torch.tensor(scales, dtype=torch.float32))
+
+    def _slice(self, part: str) -> slice:
+        at = {"measured": 0, "dvs": self.n_measured, "mvs": self.n_measured + self.n_dv}[part]
+        return slice(at, at + {"measured": self.n_measured, "dvs": self.n_dv, "mvs": self.n_mv}[part])
+
+    def normalise(self, values: Tensor, part: str) -> Tensor:
+        """Engineering units -> normalised; `part` is measured, dvs or mvs."""
+        s = self._slice(part)
+        return (values - self.channel_mean[s]) / self.channel_std[s]
+
+    def denormalise(self, values: Tensor, part: str) -> Tensor:
+        """Normalised -> engineering units."""
+        s = self._slice(part)
+        return values * self.channel_std[s] + self.channel_mean[s]
+
+    def encode_normalised(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Normalised windows and masks (..., window, channels) -> z (..., latent)."""
+        return self.encoder(torch.cat([(values * mask).flatten(-2), mask.flatten(-2)], dim=-1))
+
+    def encode(self, window: Tensor) -> Tensor:
+        """`window` (..., window, channels) of [measured, dvs, applied], engineering units, NaN where missing or padded,
+        -> z (..., latent)."""
+        mask = torch.isfinite(window)
+        scaled = (torch.where(mask, window, self.channel_mean) - self.channel_mean) / self.channel_std
+        return self.encode_normalised(scaled, mask.to(scaled.dtype))
+
+    def advance_normalised(self, z: Tensor, u: Tensor, d: Tensor) -> Tensor:
+        return z + self.predictor(torch.cat([z, u, d], dim=-1))
+
+    def advance(self, z: Tensor, u: Tensor, d: Tensor) -> Tensor:
+        """One sample ahead: z (..., latent), moves u (..., n_mv), disturbances d (..., n_dv) -> z (..., latent)."""
+        return self.advance_normalised(z, self.normalise(u, "mvs"), self.normalise(d, "dvs"))
+
+    def read_out(self, z: Tensor) -> Tensor:
+        """z (..., latent) -> measurements (..., n_measured)."""
+        return self.denormalise(self.read_out_head(z), "measured")
+
+    def limit_margins(self, z: Tensor) -> Tensor:
+        """z (..., latent) -> signed margin to each guardrail now (..., n_guardrail), squashed at `margin_scale`."""
+        return self.limit_heads(z) * self.margin_scale
+
+    def fallback_margins(self, z: Tensor) -> Tensor:
+        """z (..., latent) -> margin left at the worst moment if the fallback took over now (..., n_guardrail)."""
+        return self.fallback_heads(z) * self.margin_scale
+
+    def squash(self, margin: Tensor) -> Tensor:
+        """What the heads learn of a margin: near zero itself, far away only its sign."""
+        return self.margin_scale * torch.tanh(margin / self.margin_scale)
