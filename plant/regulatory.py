@@ -157,7 +157,7 @@ class RegulatoryLayer:
         return rejected
 
     def set_local(self, pv_set_point: Mapping[str, float | Array]) -> None:
-        """Set-points of the local loops, by PV, value or (batch,). `SpecError` for a PV without a loop or a NaN."""
+        """Set-points of the local loops, by PV, value or (batch,). `SpecError` for a PV without a loop or a value outside its range."""
         for pv, value in pv_set_point.items():
             if pv not in self._loop_pv:
                 known = ", ".join(self._loop_pv) or "none"
