@@ -14,7 +14,9 @@ Array = NDArray[np.float64]
 
 
 class Disturbance(Protocol):
-    """Gives the true disturbances `d` (batch x n_d) and parameters `p` (batch x n_p) of a batch of plants over time."""
+    """Gives the true disturbances `d` (batch x n_d) and parameters `p` (batch x n_p) of a batch of plants over time.
+
+    `advance` moves to the end of the interval just lived: what changes then is what the next measurement sees."""
 
     d: Array
     p: Array
@@ -95,8 +97,8 @@ class Schedule(Steady):
         self._apply()
 
     def advance(self, dt_s: float) -> None:
-        self._apply()
         self._now += dt_s
+        self._apply()
 
     def _apply(self) -> None:
         if self.levels is not None:

@@ -90,9 +90,9 @@ class SimulatedPlant:
 
     def advance(self, moves: Array, dt_s: float) -> None:
         self.moves = np.broadcast_to(np.asarray(moves, float), (self.batch, len(self.simulator.names.u))).copy()
-        self.disturbance.advance(dt_s)
         self.x, _ = dopri5(lambda x: self.field(x, self.moves), self.x, dt_s / self.simulator.time_unit_s, self._rtol)
         self.time_s += dt_s
+        self.disturbance.advance(dt_s)
         self._store_delayed()
 
     def true_outputs(self) -> dict[str, Array]:

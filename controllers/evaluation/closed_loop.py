@@ -1,0 +1,117 @@
+"""Closed loops in lock-step: one evaluator, the same for every controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controllers.contracts import Controller, Observation, Status, Targets
+from models.windows import Run
+from plant.spec import PlantSpec
+from simulators.plant import SimulatedPlant
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """What happened to `batch` plants over `n` samples.
+
+    `true` output -> (batch x n+1); `peak` guardrail tag -> (batch x n) highest true value inside each interval;
+    `measured` (batch x n x n_measured), `dvs` (batch x n x n_dv), `applied` (batch x n x n_mv) as the controller saw them;
+    `moves` (batch x n x n_mv); `fallback` (batch x n x n_guardrail) true worst value if the fallback took over at that
+    sample (NaN when not labelled); `solve_s` (n,); `status` one tuple a sample; `targets` (n x n_target).
+    """
+
+    true: dict[str, Array]
+    peak: dict[str, Array]
+    measured: Array
+    dvs: Array
+    applied: Array
+    moves: Array
+    fallback: Array
+    solve_s: Array
+    status: list[tuple[Status, ...]]
+    targets: Array
+
+    def runs(self) -> list[Run]:
+        """The same as runs a model can be calibrated on, one a plant."""
+        return [
+            Run("control", 0.0, self.measured[i], self.dvs[i], self.applied[i], self.fallback[i])
+            for i in range(len(self.measured))
+        ]
+
+
+def close_loop(
+    controller: Controller,
+    plant: SimulatedPlant,
+    targets: Array,
+    *,
+    preview: bool,
+    move_low: Array,
+    move_high: Array,
+    first_move: Array,
+    label_fallback: bool = False,
+    hide_dvs: bool = False,
+    scans: int = 13,
+) -> Trajectories:
+    """Run `controller` on `plant` for len(`targets`) samples.
+
+    `targets` (n x n_target): the target during the interval that follows each sample. With `preview` the controller sees
+    those ahead, otherwise only the present one. `first_move` (n_mv) was in force before the start. `hide_dvs` shows
+    the usual value of every DV instead of its reading.
+    """
+    spec = plant.spec
+    n, h = len(targets), controller.horizon
+    names = plant.simulator.names.y
+    true = {name: np.empty((plant.batch, n + 1)) for name in names}
+    peak = {g.tag: np.empty((plant.batch, n)) for g in spec.guardrails}
+    rows: dict[str, list[Array]] = {"measured": [], "dvs": [], "applied": [], "moves": [], "fallback": []}
+    solve, status = np.empty(n), []
+    applied = np.tile(first_move, (plant.batch, 1)).astype(float)
+    safe = np.array([t.move.safe for t in spec.mvs if t.move])
+    usual = np.array([[t.nominal for t in spec.dvs]])
+    controller.reset()
+    for k in range(n):
+        reading = plant.measure()
+        for name, value in plant.true_outputs().items():
+            true[name][:, k] = value
+        dvs = np.stack([reading[t.name] for t in spec.dvs], 1) if spec.dvs else np.empty((plant.batch, 0))
+        if hide_dvs:
+            dvs = np.broadcast_to(usual, dvs.shape)
+        observation = Observation(
+            k * spec.sample_time_s, np.stack([reading[t.name] for t in spec.measured], 1), dvs, applied
+        )
+        ahead = targets[np.minimum(np.arange(k, k + h), n - 1)] if preview else np.repeat(targets[k : k + 1], h, 0)
+        decision = controller.decide(
+            observation, Targets(np.broadcast_to(ahead, (plant.batch, *ahead.shape)), move_low, move_high)
+        )
+        solve[k] = decision.solve_time_s
+        status.append(decision.status)
+        label = np.full((plant.batch, len(spec.guardrails)), np.nan)
+        if label_fallback:
+            for i, g in enumerate(spec.guardrails):
+                if g.fallback_tag:
+                    label[:, i] = plant.fallback_peak(g.tag, safe, 300.0, g.limit + 50.0)
+        for name, value in zip(rows, (observation.measured, dvs, applied, decision.moves, label), strict=True):
+            rows[name].append(np.array(value))
+        tops = {tag: plant.true_outputs()[tag].copy() for tag in peak}
+        for _ in range(scans):
+            plant.advance(decision.moves, spec.sample_time_s / scans)
+            for tag, top in tops.items():
+                np.maximum(top, plant.true_outputs()[tag], out=top)
+        for tag, top in tops.items():
+            peak[tag][:, k] = top
+        applied = np.array(decision.moves)
+    for name, value in plant.true_outputs().items():
+        true[name][:, n] = value
+    stacked = {name: np.stack(value, 1) for name, value in rows.items()}
+    return Trajectories(true=true, peak=peak, **stacked, solve_s=solve, status=status, targets=targets)
+
+
+def limits_of(spec: PlantSpec) -> tuple[Array, Array]:
+    """The engineer limits (n_mv,) of every MV: low, high."""
+    moves = [t.move for t in spec.mvs if t.move]
+    return np.array([m.limits[0] for m in moves]), np.array([m.limits[1] for m in moves])
