@@ -1,0 +1,100 @@
+"""How a controller is run: one YAML a controller, every default stated here once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controllers.planning.config import PlannerConfig
+from plant.controller_nodes import CONTROLLER_ENDPOINT
+from plant.spec import validate_yaml
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class QualityConfig(_Strict):
+    """When a measurement is no longer believed. All counts are samples.
+
+    `bad_samples`, `stale_samples` and `frozen_samples`: how long a fault lasts before a critical tag sheds the loop
+    (`frozen` counts exactly equal readings of a tag that has noise). `stale_after`: the age at which a tag without a
+    `stale_s` of its own is stale. `hold_samples`: how long the last good value stands in for a faulty one.
+    """
+
+    bad_samples: Count = 2
+    stale_samples: Count = 1
+    frozen_samples: Count = 5
+    stale_after: Positive = 3.0
+    hold_samples: Annotated[int, Field(ge=0)] = 5
+
+
+class SupervisorConfig(_Strict):
+    """What AUTO needs and when it is given up. Counts are consecutive samples unless stated.
+
+    - `fallback`: what SHED means. `regulatory`: the MVs go back to the plant's own loops; `hold`: they stay where they
+      are; `safe`: they go to their `safe` values at their rate limits. The last two are for a plant without local loops.
+    - `surprise_to_enter`, `surprise_to_shed` with `surprise_samples`: prediction residual over its calibrated threshold.
+    - `readback_tolerance`: share of an MV's limits by which the move in force may miss the one sent.
+    - `recovery_violation`: engineering units. Up to it a RECOVERY plan is executed; above it the safe values are sent
+      instead, and after `recovery_samples` the loop sheds.
+    - `guardrail_samples`: readings past a guardrail of rank 2 or lower; rank 1 sheds at the first.
+    - `limit_ramp`: share of an MV's limits by which an operator limit moves a sample.
+    - `return_to_auto`: `automatic` returns by itself after `return_samples` samples that meet every condition.
+    """
+
+    fallback: Literal["regulatory", "hold", "safe"] = "regulatory"
+    late_plans: Count = 3
+    lost_samples: Count = 1
+    heartbeat_samples: Count = 2
+    surprise_to_enter: Positive = 1.0
+    surprise_to_shed: Positive = 1.5
+    surprise_samples: Count = 5
+    readback_tolerance: Share = 0.02
+    readback_samples: Count = 2
+    recovery_violation: Annotated[float, Field(ge=0)] = 3.0
+    recovery_samples: Count = 5
+    guardrail_samples: Count = 3
+    limit_ramp: Share = 0.05
+    return_to_auto: Literal["operator", "automatic"] = "operator"
+    return_samples: Count = 10
+
+
+class LoopConfig(_Strict):
+    """Time. A plan is late after `deadline_share` of a sample's wall time, and never later than `deadline_max_s` (wall).
+
+    `read_timeout_s`: wall. `reset_after`: lost samples after which the controller forgets its history. `speed_tolerance`:
+    share by which plant time may run faster or slower than the clock, judged over `speed_samples`.
+    """
+
+    deadline_share: Share = 0.5
+    deadline_max_s: Positive = 10.0
+    read_timeout_s: Positive = 5.0
+    reset_after: Count = 3
+    speed_tolerance: Share = 0.2
+    speed_samples: Count = 5
+
+
+class ControllerConfig(_Strict):
+    """A controller: its planner, its supervisor, its clockwork and where it serves its own nodes.
+
+    `preview`: scheduled targets are shown to the planner before they are due.
+    """
+
+    planner: PlannerConfig = PlannerConfig()
+    preview: bool = True
+    quality: QualityConfig = QualityConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
+    loop: LoopConfig = LoopConfig()
+    endpoint: str = CONTROLLER_ENDPOINT
+
+
+def load_config(path: str | Path) -> ControllerConfig:
+    """Read a controller YAML. Raises `SpecError` naming the file, the field and what was expected."""
+    return validate_yaml(ControllerConfig, Path(path))

@@ -1,0 +1,336 @@
+"""`ControlLoop`: reads, decides, supervises and writes, once a sample, and answers the operator in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from controllers.contracts import Controller, Decision, Mode, Observation, Targets
+from controllers.runtime.alarms import Severity
+from controllers.runtime.answer import AnswerCheck
+from controllers.runtime.config import ControllerConfig
+from controllers.runtime.figures import Figures
+from controllers.runtime.heartbeat import Heartbeat
+from controllers.runtime.plant_time import PlantTime
+from controllers.runtime.quality import InputQuality, Inputs
+from controllers.runtime.records import Recorder, Records
+from controllers.runtime.solver import Solver
+from controllers.runtime.state import ControllerState, margins_of, prediction_of
+from controllers.runtime.supervisor import Cause, Observed, Supervisor
+from controllers.runtime.targets import TargetBoard
+from plant.clock import Clock
+from plant.errors import LinkError
+from plant.link import Link, PlantMode, Sample
+from plant.spec import PlantSpec
+
+log = logging.getLogger(__name__)
+
+
+class ControlLoop:
+    """Runs one controller on one plant.
+
+    **Arguments:**
+
+    - `link`: the plant. The loop does not close it; whoever opened it does.
+    - `controller`: decides in a thread of its own, never twice at once, each time with a deadline.
+    - `historian`: takes events, audits and decisions; None keeps none. Its trouble is an alarm, never a stop.
+    - `clock`: plant time schedules the samples, wall time the deadlines.
+
+    Samples are due every `spec.sample_time_s` of plant time. One that is still running when the next is due lets that one
+    pass (an overrun): samples are never caught up in a burst. While the plant cannot be reached the loop keeps trying.
+    """
+
+    def __init__(
+        self,
+        spec: PlantSpec,
+        config: ControllerConfig,
+        link: Link,
+        controller: Controller,
+        historian: Records | None,
+        clock: Clock,
+    ) -> None:
+        self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
+        self._recorder = Recorder(historian, self._historian_trouble)
+        self.supervisor = Supervisor(spec, config, self._recorder.event)
+        self.targets = TargetBoard(spec, config.preview)
+        self.figures = Figures()
+        self.changed = asyncio.Event()
+        self._time = PlantTime(clock, spec.sample_time_s, config.loop)
+        self._quality = InputQuality(spec, config.quality)
+        self._check = AnswerCheck(spec)
+        self._solver = Solver(controller)
+        self._heartbeat = Heartbeat(
+            link, spec.regulatory.watchdog, clock, lambda: self.supervisor.holds_plant, self._plant_lost
+        )
+        self._plant_turn = asyncio.Lock()  # one command to the plant at a time: a move never follows a hand-back
+        self._sample: Sample | None = None
+        self._inputs: Inputs | None = None
+        self._plan: tuple[float, Decision] | None = None
+        self._plan_status = ""
+        self._lost_samples = 0.0
+        self._mode_requests = 0
+        wall_s = spec.sample_time_s / clock.speed if math.isfinite(clock.speed) else math.inf
+        self._deadline_s = min(config.loop.deadline_share * wall_s, config.loop.deadline_max_s)
+
+    # Life ------------------------------------------------------------------------------------------------------------
+
+    async def run(self, start: Mode = Mode.ADVISORY, who: str = "start") -> None:
+        """Run until cancelled, then give the MVs back. `start` AUTO enters it once its conditions are met."""
+        self.supervisor.enter(Mode.OFF if start is Mode.OFF else Mode.ADVISORY, who, "", self._time.now_s())
+        if start is Mode.AUTO:
+            self.supervisor.want_auto(who)
+        beating = asyncio.create_task(self._heartbeat.run(), name="heartbeat")
+        try:
+            await self._sample_forever()
+        finally:
+            self.supervisor.enter(Mode.OFF, who, "the controller stops", self._time.now_s())
+            await self._give_back()
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+            self._solver.close()
+
+    async def _sample_forever(self) -> None:
+        due_s, sample_s = self._clock.plant_time(), self.spec.sample_time_s
+        while True:
+            self._heartbeat.expect(max(0.0, due_s - self._clock.plant_time()) / self._clock.speed)
+            await self._clock.sleep_until(due_s)
+            if math.isfinite(self._clock.speed):
+                self.figures.jitter_s.append(max(0.0, self._clock.plant_time() - due_s) / self._clock.speed)
+            try:
+                await self._cycle()
+            except Exception as e:
+                # A fault of ours: the plant is safer with its own loops, and the operator with a loop that goes on.
+                log.exception("the control loop failed")
+                self.supervisor.shed(Cause.INTERNAL, f"internal fault: {type(e).__name__}: {e}", self._time.now_s())
+                await self._give_back()
+            self.figures.cycles += 1
+            self.changed.set()
+            due_s += sample_s
+            if (behind := math.floor((self._clock.plant_time() - due_s) / sample_s) + 1) > 0:
+                self.figures.overruns += behind
+                due_s += behind * sample_s
+
+    async def _cycle(self) -> None:
+        held = self.supervisor.holds_plant
+        sample, error = await self._read()
+        decision, late, defect, status = None, False, "", ""
+        if sample is not None:
+            self._forget_if_lost(self._time.follow(sample.time_s) - 1)
+            self._sample, self._inputs = sample, self._quality.judge(sample)
+            if self.supervisor.mode is not Mode.OFF:
+                decision, late, defect = await self._decide(sample, self._inputs)
+                status = str(decision.status[0]) if decision else "LATE" if late else "UNUSABLE"
+            else:
+                self._lost_samples += 1
+        self._plan_status = status
+        action = self.supervisor.step(
+            Observed(
+                self._time.now_s() if sample is None else sample.time_s,
+                sample,
+                self._inputs if sample else None,
+                decision,
+                late,
+                defect,
+                error,
+                self._time.speed_fault(self._link.speed) if sample else "",
+                held,
+            )
+        )
+        if action.moves:
+            await self._write(action.moves)
+        self._heartbeat.expect(self.config.loop.read_timeout_s)
+        await self._give_back()
+        if decision is not None and sample is not None:
+            self._plan = (sample.time_s, decision)
+            self.figures.solve_s.append(decision.solve_time_s)
+            self._recorder.decision(sample.time_s, self.supervisor.mode, decision)
+        if action.enter_auto:
+            await self.set_mode(Mode.AUTO, "automatic", "conditions are met")
+
+    # Plant -----------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> tuple[Sample | None, str]:
+        timeout_s = self.config.loop.read_timeout_s
+        self._heartbeat.expect(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._link.read(), ""
+        except LinkError as e:
+            return None, str(e)
+        except TimeoutError:
+            return None, f"no answer within {timeout_s:g} s"
+
+    async def _write(self, moves: Mapping[str, float]) -> None:
+        mode = self.supervisor.mode
+        timeout_s = self.config.loop.read_timeout_s
+        self._heartbeat.expect(timeout_s)
+        async with self._plant_turn:
+            if self.supervisor.mode is not mode:  # somebody left it while we waited for our turn
+                return
+            try:
+                async with asyncio.timeout(timeout_s):
+                    receipt = await self._link.write(moves)
+            except (LinkError, TimeoutError) as e:
+                self.supervisor.shed(
+                    Cause.LINK, f"a move could not be written ({e or 'no answer'})", self._time.now_s()
+                )
+                return
+        if self.supervisor.mode is mode:
+            self.supervisor.wrote(receipt, self._time.now_s())
+
+    async def _give_back(self) -> None:
+        """Ask for LOCAL if it is owed. Should the plant not hear it, our heartbeat has stopped and its watchdog will."""
+        if not self.supervisor.owes_plant:
+            return
+        refusal = await self._request(PlantMode.LOCAL)
+        if refusal:
+            log.warning("the plant was not given back: %s", refusal)
+        self.changed.set()
+
+    async def _request(self, mode: PlantMode) -> str:
+        async with self._plant_turn:
+            if mode is PlantMode.LOCAL and not self.supervisor.owes_plant:
+                return ""
+            try:
+                async with asyncio.timeout(self.config.loop.read_timeout_s):
+                    receipt = await self._link.request_mode(mode)
+            except (LinkError, TimeoutError) as e:
+                return str(e) or "the plant did not answer in time"
+        return "; ".join(receipt.rejected.values())
+
+    def _plant_lost(self, reason: str) -> None:
+        self.supervisor.shed(Cause.LINK, f"the plant does not take our heartbeat ({reason})", self._time.now_s())
+        self.changed.set()
+
+    # Deciding --------------------------------------------------------------------------------------------------------
+
+    async def _decide(self, sample: Sample, inputs: Inputs) -> tuple[Decision | None, bool, str]:
+        """The controller's checked answer, or None with whether it was late, or what is wrong with it."""
+        limits = self.supervisor.clamp.in_force
+        observation = Observation(
+            sample.time_s,
+            *(
+                np.array([[inputs.values[t.name] for t in tags]])
+                for tags in (self.spec.measured, self.spec.dvs, self.spec.mvs)
+            ),
+        )
+        targets = Targets(
+            self.targets.ahead(sample.time_s, self._controller.horizon),
+            np.array([limits[t.name][0] for t in self.spec.mvs]),
+            np.array([limits[t.name][1] for t in self.spec.mvs]),
+        )
+        self._heartbeat.expect(self._deadline_s)
+        answer = await self._solver.decide(observation, targets, self._deadline_s)
+        if answer.late:
+            self.figures.missed_deadlines += 1
+            self._lost_samples += 1
+            return None, True, ""
+        self._lost_samples = 0.0
+        defect = answer.error or self._check.defect(answer.decision)
+        if defect:
+            log.error("the controller's answer is unusable: %s", defect)
+            return None, False, f"the controller's answer is unusable: {defect}"
+        assert isinstance(answer.decision, Decision)
+        return answer.decision, False, ""
+
+    def _forget_if_lost(self, missing: float) -> None:
+        """A history with a hole is worse than none."""
+        # A sample time may be off by half without one being lost.
+        self._lost_samples += missing if missing > 0.5 else 0.0
+        if self._lost_samples > self.config.loop.reset_after:
+            self._solver.reset()
+
+    def _historian_trouble(self, reason: str) -> None:
+        text = f"The historian takes no records: {reason}"
+        self.supervisor.alarms.set("historian", bool(reason), Severity.MEDIUM, text, self._time.now_s())
+
+    # The operator ----------------------------------------------------------------------------------------------------
+
+    async def set_mode(self, mode: str, who: str, reason: str = "") -> str:
+        """Ask for a mode. Returns '' or why not. Leaving AUTO is never refused."""
+        refusal = await self._set_mode(mode, who, reason)
+        return self._audited(who, "SetMode", f"{mode}{f' ({reason})' if reason else ''}", refusal)
+
+    async def _set_mode(self, mode: str, who: str, reason: str) -> str:
+        if mode not in list(Mode):
+            return f"no mode '{mode}'; modes: {', '.join(Mode)}"
+        wanted = Mode(mode)
+        self._mode_requests += 1
+        this_request = self._mode_requests
+        if wanted in (Mode.AUTO, Mode.MANUAL):
+            if wanted is self.supervisor.mode:
+                return ""
+            if blockers := self.supervisor.blockers(wanted):
+                return f"{wanted} is not possible: {'; '.join(blockers)}"
+            assert self._sample is not None
+            if self._sample.mode is not None and (refusal := await self._request(PlantMode.REMOTE)):
+                return f"the plant does not grant REMOTE: {refusal}"
+            if this_request != self._mode_requests:
+                self.supervisor.disown()
+                await self._give_back()
+                return "another mode was asked for meanwhile"
+        elif wanted is Mode.SHED and self.supervisor.mode not in (Mode.AUTO, Mode.MANUAL):
+            return f"there is nothing to shed in {self.supervisor.mode}"
+        self.supervisor.enter(wanted, who, reason, self._time.now_s())
+        await self._give_back()
+        return ""
+
+    def set_target(self, tag: str, value: float, who: str) -> str:
+        """Ask for a CV's target. Returns '' or why not."""
+        return self._audited(who, "SetTarget", f"{tag} = {value:g}", self.targets.set(tag, value))
+
+    def set_limit(self, mv: str, low: float, high: float, who: str) -> str:
+        """Ask for an MV's operator limits. Returns '' or why not."""
+        refusal = self.supervisor.clamp.ask(mv, low, high)
+        return self._audited(who, "SetLimit", f"{mv} in [{low:g}, {high:g}]", refusal)
+
+    def set_move(self, mv: str, value: float, who: str) -> str:
+        """Move an MV by hand in MANUAL. Returns '' or why not."""
+        return self._audited(who, "SetMove", f"{mv} = {value:g}", self.supervisor.hand_move(mv, value))
+
+    def acknowledge(self, key: str, who: str) -> str:
+        """Acknowledge an alarm. Returns '' or why not."""
+        refusal = self.supervisor.alarms.acknowledge(key, who, self._time.now_s())
+        return self._audited(who, "Acknowledge", key, refusal)
+
+    def _audited(self, who: str, action: str, detail: str, refusal: str) -> str:
+        self._recorder.audit(self._time.now_s(), who or "unknown", action, detail, refusal)
+        self.changed.set()
+        return refusal
+
+    # What is shown ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> ControllerState:
+        """The controller now."""
+        s, f = self.supervisor, self.figures
+        plan_s, plan = self._plan if self._plan else (math.nan, None)
+        solve, jitter = f.percentiles_ms(f.solve_s), f.percentiles_ms(f.jitter_s)
+        return ControllerState(
+            time_s=self._time.now_s(),
+            mode_target=s.target,
+            mode_actual=s.mode,
+            mode_reason=s.reason,
+            plan_status=self._plan_status,
+            plan_time_s=plan_s,
+            sample_age_s=self._time.age_s(),
+            violation=float(plan.violation[0]) if plan else math.nan,
+            surprise=float(plan.surprise[0]) if plan else math.nan,
+            solve_ms=plan.solve_time_s * 1e3 if plan else math.nan,
+            solve_p50_ms=solve[0],
+            solve_p99_ms=solve[1],
+            jitter_p50_ms=jitter[0],
+            jitter_p99_ms=jitter[1],
+            heartbeat=self._heartbeat.counter,
+            cycles=f.cycles,
+            missed_deadlines=f.missed_deadlines,
+            overruns=f.overruns,
+            targets=self.targets.values,
+            limits=s.clamp.asked,
+            margins=margins_of(self.spec, self._inputs, plan),
+            prediction=prediction_of(self.spec, plan, plan_s),
+            alarms=tuple(s.alarms),
+        )

@@ -1,0 +1,46 @@
+"""Do the MVs go where they were sent?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plant.spec import PlantSpec
+
+
+class ReadbackCheck:
+    """Compares moves in force with those sent: each must be at the move sent, or on its way there at its rate.
+
+    **Arguments:**
+
+    - `tolerance`: share of an MV's limits that counts as the same.
+    - `reaction`: share of a sample that even a late write leaves to the MV to move in.
+    """
+
+    def __init__(self, spec: PlantSpec, tolerance: float, reaction: float) -> None:
+        self._moves = {t.name: t.move for t in spec.mvs if t.move is not None}
+        self._tolerance, self._reaction, self._scan_s = tolerance, reaction, spec.scan_time_s
+        self.sent: dict[str, float] = {}
+        self._start: dict[str, float] = {}
+        self._time_s = 0.0
+
+    def send(self, moves: Mapping[str, float], readback: Mapping[str, float], time_s: float) -> None:
+        """Moves sent after the sample of plant time `time_s`, whose read-back they started from."""
+        self.sent, self._start, self._time_s = dict(moves), dict(readback), time_s
+
+    def forget(self) -> None:
+        """Nothing is expected any more."""
+        self.sent = {}
+
+    def strays(self, readback: Mapping[str, float], time_s: float) -> str:
+        """MVs that went elsewhere, in words; '' when all obey or nothing was sent."""
+        # Two scans: one until the plant takes the move, one until it shows it.
+        moving_s = max(0.0, (time_s - self._time_s) * self._reaction - 2 * self._scan_s)
+        found = []
+        for mv, sent in self.sent.items():
+            move, start, now = self._moves[mv], self._start[mv], readback[mv]
+            reach = move.rate_per_s * moving_s
+            slowest = min(start + reach, sent) if sent > start else max(start - reach, sent)
+            slack = self._tolerance * (move.limits[1] - move.limits[0])
+            if not min(slowest, sent) - slack <= now <= max(slowest, sent) + slack:
+                found.append(f"{mv} is {now:.4g} where {sent:.4g} was sent")
+        return "; ".join(found)

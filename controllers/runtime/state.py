@@ -1,0 +1,92 @@
+"""Everything a controller shows of itself, at one instant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from controllers.contracts import Decision
+from controllers.runtime.alarms import Alarm
+from controllers.runtime.quality import Inputs
+from plant.spec import PlantSpec
+
+
+@dataclass(frozen=True)
+class Margin:
+    """A guardrail's margin, engineering units, > 0 is safe: measured now, the worst of the plan, and the calibrated
+    allowance the latter has already paid. NaN where unknown."""
+
+    now: float = math.nan
+    worst: float = math.nan
+    calibrated: float = math.nan
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The plan: plant times (s since the Unix epoch), and at each the predicted tags and planned moves by name."""
+
+    time_s: Sequence[float] = ()
+    tags: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    moves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ControllerState:
+    """`time_s`, `plan_time_s`: plant time, s since the Unix epoch. `solve_*`, `jitter_*`: wall ms over the last cycles."""
+
+    time_s: float
+    mode_target: str
+    mode_actual: str
+    mode_reason: str
+    plan_status: str
+    plan_time_s: float
+    sample_age_s: float
+    violation: float
+    surprise: float
+    solve_ms: float
+    solve_p50_ms: float
+    solve_p99_ms: float
+    jitter_p50_ms: float
+    jitter_p99_ms: float
+    heartbeat: int
+    cycles: int
+    missed_deadlines: int
+    overruns: int
+    targets: Mapping[str, float]
+    limits: Mapping[str, tuple[float, float]]
+    margins: Mapping[str, Margin]
+    prediction: Prediction
+    alarms: Sequence[Alarm]
+
+
+def margins_of(spec: PlantSpec, inputs: Inputs | None, decision: Decision | None) -> dict[str, Margin]:
+    """Margins by guardrail: those of the spec, and any others the controller plans with."""
+    now = {
+        g.name: g.sign * (g.limit - inputs.values.get(g.tag, math.nan)) if inputs else math.nan for g in spec.guardrails
+    }
+    worst: dict[str, float] = {}
+    calibrated: dict[str, float] = {}
+    if decision is not None:
+        worst = dict(zip(decision.guardrails, np.min(decision.margins[0], axis=0).tolist(), strict=True))
+        required = np.atleast_2d(decision.calibrated)
+        if required.shape[-1] == len(decision.guardrails) and required.size:
+            calibrated = dict(zip(decision.guardrails, np.max(required, axis=0).tolist(), strict=True))
+    return {
+        name: Margin(now.get(name, math.nan), worst.get(name, math.nan), calibrated.get(name, math.nan))
+        for name in [*now, *(n for n in worst if n not in now)]
+    }
+
+
+def prediction_of(spec: PlantSpec, decision: Decision | None, time_s: float) -> Prediction:
+    """A decision made for plant time `time_s`, as trajectories by tag. Moves hold from their time on."""
+    if decision is None:
+        return Prediction()
+    horizon = decision.plan.shape[1]
+    return Prediction(
+        time_s=(time_s + spec.sample_time_s * np.arange(1, horizon + 1)).tolist(),
+        tags={t.name: decision.predicted[0, :, i].tolist() for i, t in enumerate(spec.measured)},
+        moves={t.name: decision.plan[0, :, i].tolist() for i, t in enumerate(spec.mvs)},
+    )
