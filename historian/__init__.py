@@ -1,0 +1,5 @@
+"""The time-series store: values with quality, events, operator actions, decisions and what they predicted."""
+
+from historian.store import Historian
+
+__all__ = ["Historian"]

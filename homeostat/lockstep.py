@@ -61,13 +61,13 @@ def excitation_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Reco
 
 
 def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Recording:
-    """`batch` short simulated runs, half of them starting hot, saved or not: what no plant should be made to record."""
+    """`batch` short simulated runs, three in four starting hot, saved or not: what no plant should be made to record."""
     bare = spec.model_copy(update={"regulatory": spec.regulatory.model_copy(update={"interlocks": ()})})
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     x0 = _spread_states(spec, batch, rng)
-    hot = rng.random(batch) < 0.5
+    hot = rng.random(batch) < 0.75
     x0[hot, 0] = rng.uniform(0.45, 0.95, hot.sum())
-    x0[hot, 1] = rng.uniform(326.0, 350.0, hot.sum())
+    x0[hot, 1] = rng.uniform(328.0, 352.0, hot.sum())
     plant = SimulatedPlant(bare, seed, batch, _disturbance(371.0, 0.25), x0=x0)
     rescue = rng.integers(0, 2 * samples, batch)  # half of them never
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from models.windows import Run, Scale, WindowSet
+from models.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,119 @@ def joint_margins(errors: Tensor, level: float) -> Tensor:
     come from many runs. Each constraint's steps are scaled by their own spread, and the quantile is taken of the
     largest scaled error over the horizon. Returns (horizon x n_constraint), never negative.
     """
-    scale = errors.abs().quantile(0.9, dim=0).clamp(min=1e-6)
-    worst = (errors / scale).amax(dim=1)
+    scale = errors.abs().nanquantile(0.9, dim=0).clamp(min=1e-6)
+    worst = (errors / scale).nan_to_num(-torch.inf).amax(dim=1)
     return (conformal_quantile(worst, level) * scale).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What a model got wrong on runs it was not trained on, with the moves and disturbances that really happened.
+
+    `predicted`, `true` (samples x horizon x n_constraint): signed margins, squashed as the heads are; NaN where nobody
+    labelled the truth. `one_step` (samples x n_measured): measured less predicted one sample ahead, engineering units.
+    `run` (samples,): which run each came from.
+    """
+
+    predicted: Tensor
+    true: Tensor
+    one_step: Tensor
+    run: Tensor
+
+    @property
+    def optimism(self) -> Tensor:
+        """Predicted less true margin (samples x horizon x n_constraint): > 0 is the dangerous side."""
+        return self.predicted - self.true
+
+
+def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
+    """Roll `model` from every sample of `runs` over `horizon` samples and compare; NaN past the end of a run and past a
+    move that nobody knows. Raises `ModelError` when no run is long enough."""
+    scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
+    data = WindowSet(runs, scale, model.config.window, horizon)
+    nm, nd = data.n_measured, data.n_dv
+    starts = data.starts
+    index, alive = data.sequence(starts)
+    alive = (alive[:, 1:] * data.mask[index][:, 1:, nm + nd :].amin(-1)).cumprod(1) > 0
+    rails = model.spec.guardrails
+    fallback = [i for i, g in enumerate(rails) if g.fallback_tag]
+    names = [t.name for t in model.spec.measured]
+    columns = [names.index(g.tag) for g in rails]
+    sign, limit = torch.tensor([g.sign for g in rails]), torch.tensor([g.limit for g in rails])
+    dtype = model.channel_mean.dtype
+    rows, labels = data.rows.to(dtype), data.labels.to(dtype)
+    with torch.inference_mode():
+        values, mask = data.gather(starts)
+        z = model.encode_normalised(values.to(dtype), mask.to(dtype))
+        predicted, true, one_step = [], [], torch.empty(0)
+        for k in range(1, horizon + 1):
+            now, before = rows[index[:, k]], rows[index[:, k - 1]]
+            z = model.advance_normalised(z, now[:, nm + nd :], before[:, nm : nm + nd])
+            y = model.denormalise(now[:, :nm], "measured")
+            if k == 1:
+                one_step = y - model.read_out(z)
+            predicted.append(torch.cat([model.limit_margins(z), model.fallback_margins(z)[:, fallback]], -1))
+            value = torch.cat([y[:, columns], labels[index[:, k]][:, fallback]], -1)
+            both = list(range(len(rails))) + fallback
+            margin = sign[both] * (limit[both] - value)
+            scale_k = model.margin_scale[both]
+            true.append(scale_k * torch.tanh(margin / scale_k))
+    reached = alive[..., None]
+    return Errors(
+        torch.where(reached, torch.stack(predicted, 1), torch.nan),
+        torch.where(reached, torch.stack(true, 1), torch.nan),
+        torch.where(alive[:, :1], one_step, torch.nan),
+        data.first[starts],
+    )
+
+
+def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float = 0.99) -> Calibration:
+    """Margins for every step of a plan, and the surprise threshold that one normal sample in two thousand passes.
+
+    A limit head's margin holds jointly over the horizon on `level` of the stretches that come near the guardrail. A
+    fallback head answers a yes-or-no question (past the edge a plant runs away, it does not overshoot a little), so its
+    margin is what `level` of the truly lost states do not reach: at most 1 - level of them are taken for recoverable.
+    """
+    errors = errors_on(model, runs, horizon)
+    count = len(model.spec.guardrails)
+    margins = torch.zeros(horizon, errors.predicted.shape[-1], dtype=errors.predicted.dtype)
+    near = near_guardrail(model, errors)
+    for j in range(errors.predicted.shape[-1]):
+        optimism = errors.optimism[..., j : j + 1]
+        if j >= count:
+            margins[:, j] = _missed_danger(errors.predicted[..., j], errors.true[..., j], level)
+        elif int(near[:, j].sum()) >= 100:
+            margins[:, j : j + 1] = joint_margins(optimism[near[:, j]], level)
+        else:  # never near this guardrail: the largest error seen anywhere
+            margins[:, j : j + 1] = joint_margins(optimism, 1.0)
+    residual = errors.one_step[torch.isfinite(errors.one_step).all(-1)]
+    covariance = residual.T @ residual / max(len(residual), 1)
+    inverse = torch.linalg.pinv(covariance)
+    distance = torch.einsum("bi,ij,bj->b", residual, inverse, residual).clamp(min=0).sqrt()
+    threshold = float(conformal_quantile(distance, 0.9995))
+    return Calibration(margins, level, int(errors.run.unique().numel()), inverse, threshold)
+
+
+def _missed_danger(predicted: Tensor, true: Tensor, level: float) -> Tensor:
+    """Per step (horizon,), the margin that at most 1 - level of the truly lost states (true < 0) are predicted to have.
+    Steps are pooled with their neighbours until 100 lost states are at hand."""
+    horizon = predicted.shape[1]
+    out = torch.zeros(horizon, dtype=predicted.dtype)
+    for k in range(horizon):
+        for reach in range(horizon):
+            near = slice(max(0, k - reach), k + reach + 1)
+            lost = predicted[:, near][true[:, near] < 0]
+            if len(lost) >= 100:
+                break
+        out[k] = conformal_quantile(lost, level) if len(lost) else 0.0
+    return out.clamp(min=0)
+
+
+def near_guardrail(model: WorldModel, errors: Errors) -> Tensor:
+    """Which stretches (samples x n_constraint) come within one `margin_scale` of a guardrail at some step: the rest
+    say nothing about how far a head may be trusted where it matters."""
+    rails = model.spec.guardrails
+    both = list(range(len(rails))) + [i for i, g in enumerate(rails) if g.fallback_tag]
+    edge = model.margin_scale[both] * torch.tanh(torch.ones(()))
+    lowest, highest = errors.predicted.nan_to_num(torch.inf).amin(1), errors.predicted.nan_to_num(-torch.inf).amax(1)
+    return (lowest < edge) & (highest > -edge)

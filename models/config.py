@@ -29,23 +29,24 @@ class ModelConfig(_Strict):
 class TrainingConfig(_Strict):
     """How it is trained. Weights multiply mean losses of normalised quantities.
 
-    `sigreg` times the sketched statistic per embedding; `steady_share` caps windows in which nothing happens;
-    `padded_share` of the windows are cut short, as at start-up.
+    `sigreg` times the sketched statistic per embedding; `steady_share` caps windows in which nothing happens; `danger_share` of
+    them start where the labelled fallback ends near a guardrail or beyond it; `padded_share` of the windows are cut short, as at start-up.
     """
 
     steps: Count = 4000
-    batch: Count = 192
-    learning_rate: Positive = 2e-3
+    batch: Count = 256
+    learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 1e-5
     prediction: NonNegative = 1.0
-    sigreg: NonNegative = 0.0005
+    sigreg: NonNegative = 0.0002
     sigreg_slices: Count = 128
     sigreg_samples: Count = 512
-    inverse: NonNegative = 0.1
+    inverse: NonNegative = 0.05
     read_out: NonNegative = 1.0
     guardrail: NonNegative = 0.5
     padding: NonNegative = 0.1
-    steady_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    steady_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    danger_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     padded_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     calibration_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2

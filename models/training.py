@@ -17,6 +17,8 @@ from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
 
+_DANGER = 0.6  # of the squashed margin: within about two thirds of a margin_scale, or beyond the limit
+
 Report = Callable[[int, int, dict[str, float]], None]
 
 
@@ -48,7 +50,7 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
     """Every loss term on the window sequences that begin at `starts` (batch,)."""
     k = data.horizon
     steps = torch.arange(k + 1)
-    index = starts[:, None] + steps
+    index, alive = data.sequence(starts)
     history = torch.full_like(starts, data.window)
     cut = torch.rand(len(starts), generator=rng) < weights.padded_share
     history[cut] = torch.randint(1, data.window + 1, (int(cut.sum()),), generator=rng)
@@ -65,13 +67,14 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
     roll = torch.stack(rolled[1:], dim=1)
 
     # A roll-out counts until the first move that nobody knows.
-    known_moves = data.mask[index][:, 1:, nm + nd :].amin(-1).cumprod(1)[..., None]
+    known_moves = (data.mask[index][:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
     prediction = ((roll - z[:, 1:]).square() * known_moves).mean()
-    sample = torch.randperm(len(starts) * (k + 1), generator=rng)[: weights.sigreg_samples]
-    spread = sigreg(z.flatten(0, 1)[sample], weights.sigreg_slices, rng)
+    lived = z[alive > 0]
+    sample = torch.randperm(len(lived), generator=rng)[: weights.sigreg_samples]
+    spread = sigreg(lived[sample], weights.sigreg_slices, rng)
 
     # Inverse dynamics: the move between two samples from their latents, hidden from the window that would contain it.
-    pick = torch.randint(0, k, (len(starts),), generator=rng)
+    pick = (torch.rand(len(starts), generator=rng) * (alive.sum(1) - 1)).long()
     rows = torch.arange(len(starts))
     hidden = mask[rows, pick + 1].clone()
     hidden[:, -1, nm + nd :] = 0.0
@@ -79,7 +82,7 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
     guess = model.inverse_head(torch.cat([z[rows, pick], z_next], dim=-1))
     inverse = ((guess - u[rows, pick + 1]).square() * data.mask[index][rows, pick + 1, nm + nd :]).mean()
 
-    seen = data.mask[index][..., :nm]
+    seen = data.mask[index][..., :nm] * alive[..., None]
     read = (_robust(model.read_out_head(z), y) * seen).mean()
     read = read + (_robust(model.read_out_head(roll), y[:, 1:]) * seen[:, 1:] * known_moves).mean()
 
@@ -89,7 +92,7 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
         both = torch.cat([z, roll], dim=1)
         truth = _limit_truth(model, y)
         truth = torch.cat([truth, truth[:, 1:]], dim=1)
-        counted = torch.cat([torch.ones_like(z[..., :1]), known_moves], dim=1)
+        counted = torch.cat([alive[..., None], known_moves], dim=1)
         guard = (smooth(model.limit_heads(both), truth) * counted).mean()
         worst = label_scale(model, data.labels[index])
         worst = torch.cat([worst, worst[:, 1:]], dim=1)
@@ -150,6 +153,9 @@ def train(
     data = WindowSet(runs, scale, config.window, config.horizon)
     held = WindowSet(validation, scale, config.window, config.horizon)
     model = WorldModel(spec, config, scale)
+    if spec.guardrails:
+        worst = label_scale(model, data.labels[data.sequence(data.starts)[0]])
+        data.danger = data.starts[(worst.nan_to_num(1.0) < _DANGER).any(-1).any(-1)]
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
 
     def rate(step: int) -> float:
@@ -158,7 +164,7 @@ def train(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     for step in range(training.steps):
-        starts = data.draw(training.batch, training.steady_share, rng)
+        starts = data.draw(training.batch, training.steady_share, training.danger_share, rng)
         terms = losses(model, data, starts, training, rng)
         loss = terms.total(training)
         optimiser.zero_grad(set_to_none=True)
@@ -172,6 +178,6 @@ def train(
         schedule.step()
         if report and (step % 100 == 0 or step == training.steps - 1):
             with torch.no_grad():
-                check = losses(model, held, held.draw(512, 1.0, rng), training, rng)
+                check = losses(model, held, held.draw(512, 1.0, 0.0, rng), training, rng)
             report(step, training.steps, {n: float(getattr(check, n)) for n in check.__dataclass_fields__})
     return model.eval()

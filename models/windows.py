@@ -55,13 +55,14 @@ class WindowSet:
     """Runs as tensors from which batches of window sequences are drawn.
 
     A window is the last `window` samples of [measured, dvs, applied] and a mask of the same shape, flattened to
-    `2 * window * channels`. Before a run's start it is padded with copies of its first sample, mask 0.
+    `2 * window * channels`. Before a run's start it is padded with copies of its first sample, mask 0. Sequences begin
+    wherever at least `shortest` samples follow; those that outrun their run say so (`alive`).
     """
 
-    def __init__(self, runs: Sequence[Run], channel: Scale, window: int, horizon: int) -> None:
+    def __init__(self, runs: Sequence[Run], channel: Scale, window: int, horizon: int, shortest: int = 1) -> None:
         self.window, self.horizon = window, horizon
         self.n_measured, self.n_dv = runs[0].measured.shape[1], runs[0].dvs.shape[1]
-        rows, mask, labels, first, starts, ends = [], [], [], [], [], []
+        rows, mask, labels, first, last, starts = [], [], [], [], [], []
         at = 0
         for run in runs:
             raw = np.concatenate([run.measured, run.dvs, run.applied], axis=1)
@@ -70,28 +71,29 @@ class WindowSet:
             mask.append(good)
             labels.append(run.labels)
             first.append(np.full(len(run), at))
-            if len(run) > horizon:
-                starts.append(np.arange(at, at + len(run) - horizon))
-            ends.append(at + len(run))
+            last.append(np.full(len(run), at + len(run) - 1))
+            if len(run) >= shortest + 1:
+                starts.append(np.arange(at, at + len(run) - shortest))
             at += len(run)
         if not starts:
             raise ModelError(
-                f"no run is longer than the {horizon}-sample horizon",
-                "training data",
-                "Record longer runs, or train with a shorter horizon.",
+                f"no run has more than {shortest} samples",
+                "world-model data",
+                "Record longer runs, or plan over a shorter horizon.",
             )
         self.rows = torch.tensor(np.concatenate(rows), dtype=torch.float32)
         self.mask = torch.tensor(np.concatenate(mask), dtype=torch.float32)
         self.labels = torch.tensor(np.concatenate(labels), dtype=torch.float32)
-        self.first = torch.tensor(np.concatenate(first))
+        self.first, self.last = torch.tensor(np.concatenate(first)), torch.tensor(np.concatenate(last))
         self.starts = torch.tensor(np.concatenate(starts))
         activity = self._activity()
         self.steady = self.starts[activity <= 0.05]
         self.moving = self.starts[activity > 0.05]
+        self.danger = torch.empty(0, dtype=torch.long)
 
     def _activity(self) -> Tensor:
         """Largest change of any normalised channel over each start's horizon."""
-        ahead = self.starts[:, None] + torch.arange(self.horizon + 1)
+        ahead, _ = self.sequence(self.starts)
         span = self.rows[ahead]
         return (span.amax(1) - span.amin(1)).amax(1)
 
@@ -99,16 +101,21 @@ class WindowSet:
     def channels(self) -> int:
         return self.rows.shape[1]
 
-    def draw(self, batch: int, steady_share: float, generator: torch.Generator) -> Tensor:
-        """Start indices (batch,), at most `steady_share` of them where nothing happens."""
-        quiet = round(batch * min(steady_share, len(self.steady) / max(len(self.starts), 1)))
-        if len(self.moving) == 0:
-            quiet = batch
-        pick = [torch.randint(len(p), (n,), generator=generator) for p, n in self._pools(batch, quiet)]
-        return torch.cat([p[i] for (p, _), i in zip(self._pools(batch, quiet), pick, strict=True)])
+    def sequence(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices (batch x horizon+1) of the samples from each start on, and which of them exist (same shape, 0 or 1);
+        past the end of a run its last sample stands in."""
+        wanted = starts[:, None] + torch.arange(self.horizon + 1)
+        last = self.last[starts][:, None]
+        return torch.minimum(wanted, last), (wanted <= last).to(self.rows.dtype)
 
-    def _pools(self, batch: int, quiet: int) -> list[tuple[Tensor, int]]:
-        return [(p, n) for p, n in ((self.moving, batch - quiet), (self.steady, quiet)) if n > 0]
+    def draw(self, batch: int, steady_share: float, danger_share: float, generator: torch.Generator) -> Tensor:
+        """Start indices (batch,): at most `steady_share` of them where nothing happens, `danger_share` from `danger`
+        when there is any, the rest where something moves."""
+        quiet = round(batch * min(steady_share, len(self.steady) / len(self.starts)))
+        hot = round(batch * danger_share) if len(self.danger) else 0
+        rest = self.moving if len(self.moving) else self.starts
+        pools = ((rest, batch - quiet - hot), (self.steady, quiet), (self.danger, hot))
+        return torch.cat([p[torch.randint(len(p), (n,), generator=generator)] for p, n in pools if n > 0])
 
     def gather(self, index: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Windows that end at `index` (any shape): values and mask (..., window, channels).

@@ -22,7 +22,7 @@ class Trajectories:
     `true` output -> (batch x n+1); `peak` guardrail tag -> (batch x n) highest true value inside each interval;
     `measured` (batch x n x n_measured), `dvs` (batch x n x n_dv), `applied` (batch x n x n_mv) as the controller saw them;
     `moves` (batch x n x n_mv); `fallback` (batch x n x n_guardrail) true worst value if the fallback took over at that
-    sample (NaN when not labelled); `solve_s` (n,); `status` one tuple a sample; `targets` (n x n_target).
+    sample (NaN when not labelled); `solve_s` (n,); `status` one tuple a sample; `targets` (batch x n x n_target).
     """
 
     true: dict[str, Array]
@@ -36,11 +36,17 @@ class Trajectories:
     status: list[tuple[Status, ...]]
     targets: Array
 
-    def runs(self) -> list[Run]:
-        """The same as runs a model can be calibrated on, one a plant."""
+    def runs(self, spec: PlantSpec) -> list[Run]:
+        """The same as runs a model can be calibrated on, one a plant, each cut where it passed a rank-1 guardrail: a
+        plant trips there, and nobody plans beyond."""
+        over = np.zeros(self.moves.shape[:2], bool)
+        for g in spec.guardrails:
+            if g.rank == 1:
+                over |= g.sign * (self.peak[g.tag] - g.limit) > 0
+        length = np.where(over.any(1), over.argmax(1) + 1, over.shape[1])
         return [
-            Run("control", 0.0, self.measured[i], self.dvs[i], self.applied[i], self.fallback[i])
-            for i in range(len(self.measured))
+            Run("control", 0.0, self.measured[i, :n], self.dvs[i, :n], self.applied[i, :n], self.fallback[i, :n])
+            for i, n in enumerate(length)
         ]
 
 
@@ -57,14 +63,15 @@ def close_loop(
     hide_dvs: bool = False,
     scans: int = 13,
 ) -> Trajectories:
-    """Run `controller` on `plant` for len(`targets`) samples.
+    """Run `controller` on `plant` for as many samples as there are targets.
 
-    `targets` (n x n_target): the target during the interval that follows each sample. With `preview` the controller sees
+    `targets` (n x n_target, or batch x n x n_target): the target during the interval that follows each sample. With `preview` the controller sees
     those ahead, otherwise only the present one. `first_move` (n_mv) was in force before the start. `hide_dvs` shows
     the usual value of every DV instead of its reading.
     """
     spec = plant.spec
-    n, h = len(targets), controller.horizon
+    targets = np.broadcast_to(targets, (plant.batch, *targets.shape[-2:]))
+    n, h = targets.shape[1], controller.horizon
     names = plant.simulator.names.y
     true = {name: np.empty((plant.batch, n + 1)) for name in names}
     peak = {g.tag: np.empty((plant.batch, n)) for g in spec.guardrails}
@@ -84,10 +91,8 @@ def close_loop(
         observation = Observation(
             k * spec.sample_time_s, np.stack([reading[t.name] for t in spec.measured], 1), dvs, applied
         )
-        ahead = targets[np.minimum(np.arange(k, k + h), n - 1)] if preview else np.repeat(targets[k : k + 1], h, 0)
-        decision = controller.decide(
-            observation, Targets(np.broadcast_to(ahead, (plant.batch, *ahead.shape)), move_low, move_high)
-        )
+        ahead = np.minimum(np.arange(k, k + h), n - 1) if preview else np.full(h, k)
+        decision = controller.decide(observation, Targets(targets[:, ahead], move_low, move_high))
         solve[k] = decision.solve_time_s
         status.append(decision.status)
         label = np.full((plant.batch, len(spec.guardrails)), np.nan)
