@@ -1,0 +1,140 @@
+"""What an operator can ask of the controller. The controller alone decides: its refusals are shown as it words them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import streamlit as st
+
+from dashboard.faceplates import answer
+from dashboard.live import LiveSource
+from dashboard.live_html import live_html
+from dashboard.view import OperatorView, number
+from plant.errors import LinkError
+
+_MODES = ("OFF", "MANUAL", "ADVISORY", "AUTO")
+_ANSWER = "command_answer"
+
+
+def acknowledge(live: LiveSource, key: str) -> None:
+    """Acknowledge an alarm."""
+    _ask(live, f"acknowledge {key}", lambda who: live.client.acknowledge(key, who))
+
+
+def controls(view: OperatorView, live: LiveSource) -> None:
+    """Operator's name, mode, targets, operator limits and moves by hand, and the answer to the last of these."""
+    st.text_input("Operator (recorded with every action)", key="who", max_chars=40, placeholder="your name")
+    mode, target, limits, move = st.tabs(["Mode", "Target", "Limits", "Manual move"])
+    with mode:
+        _mode(live)
+    with target:
+        _target(view, live)
+    with limits:
+        _limits(view, live)
+    with move:
+        _move(view, live)
+    live_html(answer(*st.session_state.get(_ANSWER, ("", True))), key="answer")
+
+
+def _mode(live: LiveSource) -> None:
+    st.segmented_control("Mode", _MODES, key="mode", label_visibility="collapsed", width="stretch")
+    reason, button = st.columns([2, 1], vertical_alignment="bottom")
+    reason.text_input("Reason", key="reason", max_chars=120, placeholder="reason", label_visibility="collapsed")
+
+    def ask() -> None:
+        wanted, why = st.session_state.mode, st.session_state.reason
+        if wanted:
+            _ask(live, f"mode {wanted}", lambda who: live.client.set_mode(wanted, who, why))
+        else:
+            _tell("Choose a mode first.", False)
+
+    button.button("Request", key="set_mode", on_click=ask, width="stretch")
+
+
+def _target(view: OperatorView, live: LiveSource) -> None:
+    targets = {t.tag: t for t in view.spec.targets}
+    if not targets:
+        st.caption("This plant has no targets.")
+        return
+    which, value, button = st.columns([1.1, 1.2, 0.9], vertical_alignment="bottom")
+    name = which.selectbox("CV", list(targets), key="target_tag")
+    tag, chosen = view.spec.tag(name), targets[name]
+    now = view.target(name)
+    wanted = value.number_input(
+        f"Target, {tag.unit}",
+        value=float(now if now is not None else chosen.value),
+        step=(chosen.limits[1] - chosen.limits[0]) / 100,
+        format=f"%.{_digits(number(chosen.value, tag))}f",
+        key=f"target_{name}",
+    )
+
+    def ask() -> None:
+        _ask(live, f"target {name} = {wanted:g}", lambda who: live.client.set_target(name, wanted, who))
+
+    button.button("Set", key="set_target", on_click=ask, width="stretch")
+    st.caption(f"Now {number(now, tag)}. From {chosen.limits[0]:g} to {chosen.limits[1]:g} {tag.unit}.")
+
+
+def _limits(view: OperatorView, live: LiveSource) -> None:
+    which, low_place, high_place, button = st.columns([1.1, 1, 1, 0.8], vertical_alignment="bottom")
+    name = which.selectbox("MV", [t.name for t in view.spec.mvs], key="limit_mv")
+    tag = view.spec.tag(name)
+    assert tag.move is not None
+    now = view.operator_limits(tag) or tag.move.limits
+    step = (tag.move.limits[1] - tag.move.limits[0]) / 40
+    low = low_place.number_input(f"Low, {tag.unit}", value=float(now[0]), step=step, key=f"low_{name}")
+    high = high_place.number_input(f"High, {tag.unit}", value=float(now[1]), step=step, key=f"high_{name}")
+
+    def ask() -> None:
+        _ask(live, f"limits {name} = {low:g} to {high:g}", lambda who: live.client.set_limit(name, low, high, who))
+
+    button.button("Set", key="set_limit", on_click=ask, width="stretch")
+    st.caption(f"Now {now[0]:g} to {now[1]:g}. Inside {tag.move.limits[0]:g} to {tag.move.limits[1]:g} {tag.unit}.")
+
+
+def _move(view: OperatorView, live: LiveSource) -> None:
+    mode = view.controller.mode_actual if view.controller is not None else "unknown"
+    which, place, button = st.columns([1.1, 1.2, 0.9], vertical_alignment="bottom")
+    name = which.selectbox("MV", [t.name for t in view.spec.mvs], key="move_mv")
+    tag = view.spec.tag(name)
+    assert tag.move is not None
+    reading = view.history.readings.get(name)
+    value = place.number_input(
+        f"Move, {tag.unit}",
+        value=float(reading.value if reading else tag.nominal),
+        step=(tag.move.limits[1] - tag.move.limits[0]) / 100,
+        key=f"move_{name}",
+        disabled=mode != "MANUAL",
+    )
+
+    def ask() -> None:
+        _ask(live, f"move {name} = {value:g}", lambda who: live.client.set_move(name, value, who))
+
+    button.button("Send", key="set_move", on_click=ask, width="stretch", disabled=mode != "MANUAL")
+    limits = view.operator_limits(tag) or tag.move.limits
+    within = f"Inside {limits[0]:g} to {limits[1]:g} {tag.unit}."
+    st.caption(within if mode == "MANUAL" else f"Moves by hand need MANUAL; the mode is {mode}.")
+
+
+def _ask(live: LiveSource, what: str, call: Callable[[str], str]) -> None:
+    who = str(st.session_state.get("who", "")).strip()
+    if not who:
+        _tell(f"Not sent: {what}. Enter your name under Operator first.", False)
+        return
+    try:
+        refusal = call(who)
+        live.refresh()
+    except LinkError as e:
+        _tell(f"Not sent: {what}. {e}", False)
+        return
+    at = datetime.now().strftime("%H:%M:%S")
+    _tell(f"{at} Refused: {what}. {refusal}" if refusal else f"{at} Accepted: {what}.", not refusal)
+
+
+def _tell(text: str, good: bool) -> None:
+    st.session_state[_ANSWER] = (text, good)
+
+
+def _digits(text: str) -> int:
+    return len(text.partition(".")[2])

@@ -1,0 +1,257 @@
+"""The parts of the page that are not trends, as HTML from an `OperatorView`. Pure; every string from outside is escaped."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from html import escape
+
+from dashboard.style import SEVERITIES
+from dashboard.view import OperatorView, State, display_range, expected_margin, margin_state, normal_band, number
+from plant.link import PlantMode
+from plant.opcua.controller_client import ControllerAlarm, Margin
+from plant.spec import Guardrail, Role, Tag
+
+_GOOD_PLANS = {"OPTIMAL", "FEASIBLE", ""}
+_BAD_PLANS = {"RECOVERY", "INFEASIBLE", "FALLBACK", "UNUSABLE"}
+_LATE_SAMPLES = 2.0  # a sample older than this many control samples is worth an eye
+_DISCLAIMER = "Research and education only. Not a medical device."
+_TO_RETURN = "To return:"
+
+
+def header(view: OperatorView) -> str:
+    """The strip every operator reads first: plant, mode, plan, times, surprise, who has the MVs, heartbeats."""
+    c, plant = view.controller, view.plant
+    cells = [_cell(view.spec.name, view.spec.description)]
+    if c is None:
+        cells.append(_cell("No controller", "mode", State.ALARM))
+    else:
+        asked = f"mode · asked for {c.mode_target}" if c.mode_target not in ("", c.mode_actual) else "mode"
+        cells.append(_cell(c.mode_actual or "–", asked, State.ALARM if c.mode_actual == "SHED" else State.NORMAL))
+    if plant is None:
+        cells.append(
+            _cell(
+                "Unreachable" if view.plant_error else "–", "plant", State.ALARM if view.plant_error else State.NORMAL
+            )
+        )
+    else:
+        cells.append(_cell(*_plant(view)))
+    if c is not None:
+        grave = State.ALARM if c.plan_status in _BAD_PLANS else State.WARNING
+        cells += [
+            _cell(c.plan_status or "–", "plan", State.NORMAL if c.plan_status in _GOOD_PLANS else grave),
+            _cell(f"{number(c.solve_time_ms)} ms", "solve time"),
+            _cell(
+                f"{number(c.sample_age_s)} s",
+                "sample age",
+                State.WARNING if c.sample_age_s > _LATE_SAMPLES * view.spec.sample_time_s else State.NORMAL,
+            ),
+            _cell(number(c.surprise), "surprise", State.WARNING if c.surprise > 1 else State.NORMAL),
+            _cell(
+                f"{c.missed_deadlines} / {c.cycles}",
+                "missed / cycles",
+                State.WARNING if c.missed_deadlines > 0.01 * max(c.cycles, 100) else State.NORMAL,
+            ),
+        ]
+    beats = f"{_beat(c.heartbeat if c else None)} · {_beat(plant.heartbeat if plant else None)}"
+    cells.append(_cell(beats, "heartbeats: controller · plant"))
+    now = view.now_s
+    cells.append(_cell(_clock(now) if now else "–", _day(now) if now else "plant time"))
+    return f'<div class="strip">{"".join(cells)}</div>'
+
+
+def notices(view: OperatorView) -> str:
+    """Banners, gravest first: why control was shed and how to return, what cannot be reached, the disclaimer."""
+    c, out = view.controller, []
+    if c is not None and c.mode_actual == "SHED":
+        why, _, back = c.mode_reason.partition(_TO_RETURN)
+        how = back.strip() or "remove the cause, then select a mode under Controls."
+        out.append(
+            f'<div class="notice shed" role="alert"><strong>SHED: the controller has given up control</strong>'
+            f"<p>{escape(why.strip() or 'No reason was given.')}</p>"
+            f"<p><b>{_TO_RETURN}</b> {escape(how)}</p></div>"
+        )
+    if view.controller_error:
+        out.append(_unreachable("The controller cannot be reached", view.controller_error))
+        if view.plant is not None and view.plant.shed_reason:
+            out.append(_unreachable("The plant is in local control", view.plant.shed_reason, trying=False))
+    if view.history_error:
+        out.append(_unreachable("The historian cannot be read", view.history_error))
+    if view.plant_error:
+        out.append(_unreachable("The plant cannot be reached", view.plant_error))
+    if view.spec.name.startswith("glucose"):
+        out.append(f'<div class="notice"><b>{_DISCLAIMER}</b></div>')
+    return "".join(out)
+
+
+def measurements(view: OperatorView) -> str:
+    """One faceplate a tag on the endpoint: value, analogue bar with normal band, limits and target."""
+    plates = "".join(_plate(view, tag) for tag in view.spec.online)
+    return f'<div class="panel"><h2>Measurements and moves</h2>{plates}</div>'
+
+
+def guardrails(view: OperatorView) -> str:
+    """Each guardrail's margin: measured now and the plan's worst, against the calibrated margin. '' if the plant has none."""
+    if not view.spec.guardrails:
+        return ""
+    known = sorted(view.spec.guardrails, key=lambda g: g.rank)
+    rows = "".join(_guardrail(view, g) for g in known)
+    planned = view.controller.margins if view.controller is not None else {}
+    rows += "".join(_other_guardrail(name, m) for name, m in planned.items() if name not in {g.name for g in known})
+    key = "<small>┃ now&ensp;▯ worst expected&ensp;▨ kept for error</small>"
+    return f'<div class="panel"><h2>Guardrail margins {key}</h2>{rows}</div>'
+
+
+def alarms(view: OperatorView) -> str:
+    """The alarm list as the controller orders it, with a button (`data-key`) on what nobody has acknowledged yet."""
+    found = view.controller.alarms if view.controller is not None else ()
+    active = sum(a.active for a in found)
+    new = sum(not a.acknowledged for a in found)
+    head = f"<h2>Alarms <small>{active} active · {new} unacknowledged</small></h2>"
+    if view.controller is None:
+        return f'<div class="panel">{head}<div class="quiet">Unknown: no controller.</div></div>'
+    if not found:
+        return f'<div class="panel">{head}<div class="quiet">No alarms.</div></div>'
+    rows = "".join(_alarm(a) for a in found)
+    return f'<div class="panel">{head}<div class="scroll"><table>{rows}</table></div></div>'
+
+
+def entries(view: OperatorView) -> str:
+    """Recent events and operator actions, newest first."""
+    rows = "".join(
+        f'<tr><td class="time">{_clock(e.time_s)}</td><td>{_mark(e.severity) if e.severity in SEVERITIES else ""} '
+        f'{escape(e.text)}</td><td class="who">{escape(e.who or e.kind)}</td></tr>'
+        for e in view.history.entries
+    )
+    body = f'<div class="scroll"><table>{rows}</table></div>' if rows else '<div class="quiet">Nothing yet.</div>'
+    return f'<div class="panel"><h2>Events and operator actions</h2>{body}</div>'
+
+
+def trend_key(span_s: float) -> str:
+    """What the strokes of the trend chart mean."""
+    minutes = f"{span_s / 60:.0f} min" if span_s >= 120 else f"{span_s:.0f} s"
+    return (
+        f"<h2>Trends, last {minutes} <small>▬ measured&ensp;╍ expected by the plan&ensp;┈ target&ensp;"
+        "─ limit</small></h2>"
+    )
+
+
+def answer(text: str, good: bool) -> str:
+    """What became of the operator's last command."""
+    if not text:
+        return '<div class="quiet">No command sent yet.</div>'
+    return f'<div class="notice {"" if good else "bad"}" role="status" style="margin:0">{escape(text)}</div>'
+
+
+def _cell(value: str, label: str, state: State = State.NORMAL) -> str:
+    return f'<div class="{state}"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+
+
+def _plant(view: OperatorView) -> tuple[str, str, State]:
+    plant, c = view.plant, view.controller
+    assert plant is not None
+    if plant.interlock:
+        return "INTERLOCK", "plant: interlock active", State.ALARM
+    mode = {PlantMode.LOCAL: "LOCAL", PlantMode.REMOTE: "REMOTE", None: "–"}[plant.mode]
+    controls = c is not None and c.mode_actual in ("AUTO", "MANUAL")
+    return mode, "plant", State.WARNING if plant.mode is PlantMode.LOCAL and controls else State.NORMAL
+
+
+def _unreachable(what: str, why: str, trying: bool = True) -> str:
+    again = " <span class='muted'>This page keeps trying.</span>" if trying else ""
+    return f'<div class="notice bad" role="alert"><b>{escape(what)}.</b> {escape(why)}{again}</div>'
+
+
+def _plate(view: OperatorView, tag: Tag) -> str:
+    reading, fault, state = view.history.readings.get(tag.name), view.fault(tag), view.state(tag)
+    value = number(reading.value if reading else None, tag)
+    low, high = display_range(view, tag)
+    marks = []
+    if band := normal_band(view, tag):
+        left, right = _share(band[0], low, high), _share(band[1], low, high)
+        marks.append(f'<i class="band" style="left:{left}%;width:{round(right - left, 2)}%"></i>')
+    limits = [g.limit for g in view.guardrails(tag.name)] + list(view.operator_limits(tag) or ())
+    marks += [f'<i class="limit" style="left:{_share(v, low, high)}%"></i>' for v in limits if low <= v <= high]
+    if (target := view.target(tag.name)) is not None:
+        marks.append(f'<i class="target" style="left:{_share(target, low, high)}%"></i>')
+    if reading is not None and math.isfinite(reading.value):
+        old = "old" if fault else state
+        marks.append(f'<i class="now {old}" style="left:{_share(reading.value, low, high)}%"></i>')
+    right = f"target {number(target, tag)}" if target is not None else f"{low:g} – {high:g}"
+    note = f"<b>{escape(fault)}</b>" if fault else escape(tag.description)
+    role = "" if tag.role is Role.CV else f'<span class="role">{escape(tag.role)}</span>'
+    return (
+        f'<div class="plate" title="{escape(f"{tag.description}, {tag.unit}. Bar: {low:g} to {high:g}")}" data-tag="{escape(tag.name)}">'
+        f'<div class="head"><b>{escape(tag.name)}</b>{role}<span class="value {state}">{value}</span>'
+        f'<span class="unit">{escape(tag.unit)}</span></div>'
+        f'<div class="bar">{"".join(marks)}</div>'
+        f'<div class="note"><span>{note}</span><span>{right}</span></div></div>'
+    )
+
+
+def _guardrail(view: OperatorView, g: Guardrail) -> str:
+    tag = view.spec.tag(g.tag)
+    sense = "≤" if g.max is not None else "≥"
+    margin = view.controller.margins.get(g.name) if view.controller is not None else None
+    margin = margin or Margin(math.nan, math.nan, math.nan)
+    expected = expected_margin(view, g, margin)
+    state = margin_state(margin, expected)
+    allowance = margin.calibrated if math.isfinite(margin.calibrated) else 0.0
+    full = 1.5 * max(abs(g.limit - tag.nominal), 2 * allowance, 1e-9)
+    marks = [f'<i class="allowance {state}" style="left:0%;width:{_share(allowance, 0, full)}%"></i>']
+    if math.isfinite(expected):
+        marks.append(f'<i class="expected" style="left:{_share(expected, 0, full)}%"></i>')
+    if math.isfinite(margin.now):
+        marks.append(f'<i class="now {state}" style="left:{_share(margin.now, 0, full)}%"></i>')
+    name = g.name.replace("_", " ")
+    return (
+        f'<div class="plate" data-guardrail="{escape(g.name)}"><div class="head"><b>{escape(name)}</b><span class="role">rank {g.rank}</span>'
+        f'<span class="muted" style="margin-left:auto">{escape(tag.name)} {sense} {g.limit:g} {escape(tag.unit)}</span></div>'
+        f'<div class="bar">{"".join(marks)}</div><div class="figures">'
+        f'<span><span class="muted">now</span> <b class="{State.ALARM if margin.now < 0 else ""}">{number(margin.now, tag)}</b></span>'
+        f'<span><span class="muted">worst</span> <b class="{state}">{number(margin.worst, tag)}</b></span>'
+        f'<span><span class="muted">kept</span> <b>{number(margin.calibrated, tag)}</b></span></div></div>'
+    )
+
+
+def _other_guardrail(name: str, margin: Margin) -> str:
+    """A guardrail that only the controller knows: no tag, so no unit and no scale."""
+    state = margin_state(margin, math.nan)
+    return (
+        f'<div class="plate" data-guardrail="{escape(name)}"><div class="head"><b>{escape(name.replace("_", " "))}</b></div>'
+        f'<div class="figures"><span><span class="muted">worst</span> <b class="{state}">{number(margin.worst)}</b></span>'
+        f'<span><span class="muted">kept</span> <b>{number(margin.calibrated)}</b></span></div></div>'
+    )
+
+
+def _alarm(a: ControllerAlarm) -> str:
+    key = escape(a.key)
+    act = "acknowledged" if a.acknowledged else f'<button data-key="{key}" title="Acknowledge {key}">Ack</button>'
+    what = "" if a.active else " <span class='muted'>(cause gone)</span>"
+    return (
+        f'<tr class="{"" if a.active else "gone"}" data-alarm="{key}"><td>{_mark(a.severity, a.acknowledged)}</td>'
+        f'<td class="time">{_clock(a.since_s)}</td><td>{escape(a.message)}{what}</td><td class="end muted">{act}</td></tr>'
+    )
+
+
+def _mark(severity: str, acknowledged: bool = True) -> str:
+    digit = SEVERITIES.get(severity, ("0", ""))[0]
+    seen = "seen" if acknowledged else "new"
+    return f'<span class="mark s{digit} {seen}" title="{escape(severity)}">{"" if digit == "0" else digit}</span>'
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where a value stands on a bar, %, held at its ends."""
+    return round(min(max((value - low) / (high - low), 0.0), 1.0) * 100, 2)
+
+
+def _beat(count: int | None) -> str:
+    return "–" if count is None else str(count)
+
+
+def _clock(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s).strftime("%H:%M:%S")
+
+
+def _day(time_s: float) -> str:
+    return "plant time " + datetime.fromtimestamp(time_s).strftime("%Y-%m-%d")

@@ -1,0 +1,117 @@
+"""Colours and CSS of the operator page, after ISA-101: greys for the normal, colour only for what needs a person."""
+
+from __future__ import annotations
+
+PAGE = "#d3d6d9"
+PANEL = "#e3e5e7"
+WELL = "#c4c8cc"  # what a bar moves in
+BAND = "#eef0f1"  # the normal band of a bar or trend
+LINE = "#a9afb5"
+MUTED = "#59616a"
+INK = "#23282d"
+LIVE = "#1f3f66"  # measured now
+PLAN = "#6f7f93"  # expected
+AMBER, RED, YELLOW, VIOLET = "#e08a00", "#c4161c", "#e3c400", "#8b4aa8"
+
+SEVERITIES: dict[str, tuple[str, str]] = {
+    "critical": ("1", RED),
+    "high": ("2", AMBER),
+    "medium": ("3", YELLOW),
+    "low": ("4", VIOLET),
+}
+"""Alarm priority -> (number, colour): told by number and shape as well as by colour."""
+
+FONT = "'Source Sans','Source Sans 3','Segoe UI',Arial,sans-serif"
+
+PAGE_CSS = f"""
+<style>
+  .stApp {{background:{PAGE}; color:{INK}}}
+  [data-testid=stHeader], [data-testid=stToolbar], [data-testid=stDecoration],
+  [data-testid=stStatusWidget] {{display:none !important}}
+  .stMainBlockContainer {{padding:8px 12px 6px !important; max-width:none !important}}
+  [data-testid=stVerticalBlock] {{gap:8px}}
+  [data-testid=stHorizontalBlock] {{gap:8px}}
+  /* a tick must not fade what it is about to replace */
+  [data-stale=true], .stElementContainer {{opacity:1 !important; transition:none !important}}
+  [data-testid=stSkeleton] {{display:none}}
+  .st-key-trends, .st-key-controls {{background:{PANEL}; border:1px solid {LINE}; padding:6px 10px 8px}}
+  .st-key-trends {{gap:0}}
+  .st-key-trends [data-testid=stEChartsChart], .st-key-trends .stEChartsChart {{height:calc(100vh - var(--above, 128px)) !important; min-height:420px}}
+  .st-key-controls {{gap:6px}}
+  .st-key-controls label p, .st-key-controls .stCaption p {{font-size:12px !important; color:{MUTED}; margin:0}}
+  .st-key-controls input {{font-size:14px; padding:3px 8px}}
+  .st-key-controls [data-baseweb=input], .st-key-controls [data-baseweb=select] > div {{min-height:30px}}
+  .st-key-controls button {{min-height:30px; padding:2px 10px; font-size:13px}}
+  .st-key-controls button[role=tab] {{min-height:26px; padding:0 2px}}
+  .st-key-controls [data-testid=stTabs] [role=tablist] {{gap:14px}}
+  .st-key-controls [data-testid=stVerticalBlock] {{gap:6px}}
+</style>
+"""
+
+LIVE_CSS = f"""
+.hs {{font:13px/1.25 {FONT}; color:{INK}; font-variant-numeric:tabular-nums; box-sizing:border-box}}
+.hs * {{box-sizing:border-box}}
+.hs .muted {{color:{MUTED}}}
+.hs .panel {{background:{PANEL}; border:1px solid {LINE}; padding:8px 10px; margin-bottom:8px}}
+.hs .panel:last-child {{margin-bottom:0}}
+.hs h2 {{font-size:11px; font-weight:600; letter-spacing:.06em; text-transform:uppercase; color:{MUTED}; margin:0 0 6px; padding:0;
+        display:flex; justify-content:space-between}}
+.hs h2 small {{font-size:11px; letter-spacing:0; text-transform:none; font-weight:400}}
+
+.hs .strip {{display:flex; background:{PANEL}; border:1px solid {LINE}; min-height:54px}}
+.hs .strip > div {{padding:6px 12px 5px; border-right:1px solid {LINE}; white-space:nowrap; flex:0 1 auto; min-width:0}}
+.hs .strip > div:first-child {{flex:1 1 150px; overflow:hidden}}
+.hs .strip > div:last-child {{border-right:0; text-align:right}}
+.hs .strip b {{display:block; font-size:18px; font-weight:600; line-height:24px; overflow:hidden; text-overflow:ellipsis}}
+.hs .strip span {{display:block; font-size:11px; color:{MUTED}; overflow:hidden; text-overflow:ellipsis}}
+.hs .amber {{background:{AMBER}; color:#000}} .hs .red {{background:{RED}; color:#fff}}
+.hs .strip .amber span, .hs .amber .muted {{color:#000}} .hs .strip .red span, .hs .red .muted {{color:#fff}}
+
+.hs .notice {{border:1px solid {LINE}; border-left:6px solid {MUTED}; background:{BAND}; padding:7px 12px; margin-top:8px}}
+.hs .notice.bad {{border-color:{AMBER}; border-left-color:{AMBER}}}
+.hs .notice.shed {{border:2px solid {RED}; border-left-width:12px; padding:9px 14px; font-size:14px}}
+.hs .notice.shed strong {{display:block; font-size:18px; color:{RED}}}
+.hs .notice p {{margin:2px 0 0}}
+
+.hs .plate {{padding:6px 0 7px; border-top:1px solid {LINE}}}
+.hs .plate:first-of-type {{border-top:0; padding-top:0}}
+.hs .plate .head {{display:flex; align-items:baseline; gap:6px}}
+.hs .plate .head b {{font-size:13px; font-weight:600}}
+.hs .plate .role {{font-size:10px; color:{MUTED}; border:1px solid {LINE}; padding:0 3px; align-self:center}}
+.hs .plate .value {{margin-left:auto; font-size:19px; font-weight:600; color:{LIVE}; line-height:20px}}
+.hs .plate .unit {{font-size:12px; color:{MUTED}; min-width:34px}}
+.hs .plate .note {{display:flex; justify-content:space-between; gap:8px; font-size:11px; color:{MUTED}; line-height:14px}}
+.hs .plate .note span:first-child {{overflow:hidden; text-overflow:ellipsis; white-space:nowrap}}
+.hs .plate .note span:last-child {{white-space:nowrap}}
+.hs .plate .value.amber, .hs .plate .value.red {{padding:0 5px}}
+.hs .bar {{position:relative; height:12px; background:{WELL}; margin:4px 0 5px; border:1px solid {LINE}}}
+.hs .bar i {{position:absolute; top:0; bottom:0; display:block; transition:left .25s linear}}
+.hs .bar .band {{background:{BAND}}}
+.hs .bar .limit {{width:2px; margin-left:-1px; background:{INK}; top:-2px; bottom:-2px}}
+.hs .bar .target {{width:0; height:0; top:7px; bottom:auto; margin-left:-6px; border:6px solid transparent; border-top:0; border-bottom:7px solid {INK}}}
+.hs .bar .now {{width:6px; margin-left:-3px; background:{LIVE}; top:-3px; bottom:-3px}}
+.hs .bar .now.amber {{background:{AMBER}}} .hs .bar .now.red {{background:{RED}}} .hs .bar .now.old {{background:{MUTED}; opacity:.5}}
+.hs .bar .expected {{width:6px; margin-left:-3px; top:1px; bottom:1px; background:{BAND}; border:1.5px solid {PLAN}}}
+.hs .bar .allowance {{background:repeating-linear-gradient(135deg,{LINE} 0 3px,{WELL} 3px 6px)}}
+.hs .bar .allowance.amber {{background:{AMBER}}} .hs .bar .allowance.red {{background:{RED}}}
+.hs .figures {{display:flex; justify-content:space-between; font-size:12px}}
+.hs .figures b {{font-weight:600; color:{LIVE}}} .hs .figures b.amber, .hs .figures b.red {{padding:0 4px}}
+.hs .figures b.amber {{color:#000}} .hs .figures b.red {{color:#fff}}
+
+.hs table {{width:100%; border-collapse:collapse; font-size:12px; line-height:15px}}
+.hs th {{text-align:left; font-weight:400; color:{MUTED}; font-size:11px; padding:0 6px 3px 0}}
+.hs td {{padding:4px 6px 4px 0; border-top:1px solid {LINE}; vertical-align:top; overflow-wrap:anywhere}}
+.hs td.time {{white-space:nowrap; color:{MUTED}}} .hs td.end, .hs th.end {{text-align:right; padding-right:0; white-space:nowrap}}
+.hs td.who {{color:{MUTED}; white-space:nowrap; overflow-wrap:normal}}
+.hs .scroll {{overflow-y:auto; max-height:190px; scrollbar-width:thin}}
+.hs .mark {{display:inline-block; width:17px; height:17px; line-height:17px; text-align:center; font-weight:700; font-size:12px; color:#000}}
+.hs .mark.s1 {{background:{RED}; color:#fff}} .hs .mark.s2 {{background:{AMBER}; border-radius:9px}}
+.hs .mark.s3 {{background:{YELLOW}; clip-path:polygon(50% 0,100% 100%,0 100%); line-height:21px; font-size:11px}}
+.hs .mark.s4 {{background:{VIOLET}; color:#fff; border-radius:4px}} .hs .mark.s0 {{border:1px solid {MUTED}}}
+.hs .mark.seen {{opacity:.55}} .hs .mark.new {{animation:hs-new 1s steps(2,jump-none) infinite}}
+.hs tr.gone td {{color:{MUTED}}}
+@keyframes hs-new {{from {{opacity:1}} to {{opacity:.35}}}}
+.hs button {{font:12px {FONT}; padding:1px 8px; border:1px solid {MUTED}; background:{BAND}; color:{INK}; cursor:pointer}}
+.hs button:hover {{background:#fff}} .hs button:focus-visible {{outline:2px solid {LIVE}}}
+.hs .quiet {{color:{MUTED}; padding:2px 0}}
+"""
