@@ -100,7 +100,7 @@ class PidController:
     def _decision(self, moves: Array, solve_time_s: float) -> Decision:
         batch, rails = len(moves), tuple(g.name for g in self._spec.guardrails)
         n_measured = len(self._spec.measured)
-        finite = np.isfinite(moves).all(axis=1)
+        finite = [bool(np.isfinite(row).all()) for row in moves]
         return Decision(
             moves=moves,
             plan=moves[:, None],

@@ -19,12 +19,13 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """Something worth remembering. `time_s`: plant time. `kind`: mode, alarm, operator or system."""
+    """Something worth remembering. `time_s`: plant time. `kind`: mode or alarm. `key`: the alarm's."""
 
     time_s: float
     kind: str
     severity: Severity
     message: str
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ class AlarmList:
             self._alarms[key] = replace(old, message=message)
             return
         self._alarms[key] = Alarm(key, severity, message, time_s)
-        self._report(Event(time_s, "alarm", severity, f"{message} [{key}]"))
+        self._report(Event(time_s, "alarm", severity, message, key))
 
     def clear(self, key: str, time_s: float) -> None:
         """The cause is gone."""
         if not self.active(key):
             return
         alarm = replace(self._alarms[key], active=False)
-        self._report(Event(time_s, "alarm", Severity.INFO, f"Cleared: {alarm.message} [{key}]"))
+        self._report(Event(time_s, "alarm", Severity.INFO, f"Cleared: {alarm.message}", key))
         self._keep(alarm)
 
     def set(self, key: str, present: bool, severity: Severity, message: str, time_s: float) -> None:
@@ -86,7 +87,7 @@ class AlarmList:
         if alarm is None:
             return f"no alarm '{key}'; the list has {', '.join(self._alarms) or 'none'}"
         if not alarm.acknowledged:
-            self._report(Event(time_s, "alarm", Severity.INFO, f"{who} acknowledged: {alarm.message} [{key}]"))
+            self._report(Event(time_s, "alarm", Severity.INFO, f"{who} acknowledged: {alarm.message}", key))
             self._keep(replace(alarm, acknowledged=True))
         return ""
 

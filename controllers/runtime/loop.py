@@ -54,7 +54,7 @@ class ControlLoop:
         clock: Clock,
     ) -> None:
         self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
-        self._recorder = Recorder(historian, self._historian_trouble)
+        self._recorder = Recorder(spec, historian, self._historian_trouble)
         self.supervisor = Supervisor(spec, config, self._recorder.event)
         self.targets = TargetBoard(spec, config.preview)
         self.figures = Figures()
@@ -83,14 +83,18 @@ class ControlLoop:
         self.supervisor.enter(Mode.OFF if start is Mode.OFF else Mode.ADVISORY, who, "", self._time.now_s())
         if start is Mode.AUTO:
             self.supervisor.want_auto(who)
-        beating = asyncio.create_task(self._heartbeat.run(), name="heartbeat")
+        tasks = [
+            asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
+            asyncio.create_task(self._recorder.watch(), name="historian watch"),
+        ]
         try:
             await self._sample_forever()
         finally:
             self.supervisor.enter(Mode.OFF, who, "the controller stops", self._time.now_s())
             await self._give_back()
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._solver.close()
 
     async def _sample_forever(self) -> None:
@@ -232,7 +236,6 @@ class ControlLoop:
         self._lost_samples = 0.0
         defect = answer.error or self._check.defect(answer.decision)
         if defect:
-            log.error("the controller's answer is unusable: %s", defect)
             return None, False, f"the controller's answer is unusable: {defect}"
         assert isinstance(answer.decision, Decision)
         return answer.decision, False, ""
@@ -245,15 +248,16 @@ class ControlLoop:
             self._solver.reset()
 
     def _historian_trouble(self, reason: str) -> None:
-        text = f"The historian takes no records: {reason}"
+        text = f"The historian cannot store; records wait, control goes on: {reason}"
         self.supervisor.alarms.set("historian", bool(reason), Severity.MEDIUM, text, self._time.now_s())
 
     # The operator ----------------------------------------------------------------------------------------------------
 
     async def set_mode(self, mode: str, who: str, reason: str = "") -> str:
         """Ask for a mode. Returns '' or why not. Leaving AUTO is never refused."""
+        before = self.supervisor.mode
         refusal = await self._set_mode(mode, who, reason)
-        return self._audited(who, "SetMode", f"{mode}{f' ({reason})' if reason else ''}", refusal)
+        return self._audited(who, "SetMode", "controller", before, mode, refusal)
 
     async def _set_mode(self, mode: str, who: str, reason: str) -> str:
         if mode not in list(Mode):
@@ -281,24 +285,26 @@ class ControlLoop:
 
     def set_target(self, tag: str, value: float, who: str) -> str:
         """Ask for a CV's target. Returns '' or why not."""
-        return self._audited(who, "SetTarget", f"{tag} = {value:g}", self.targets.set(tag, value))
+        before = self.targets.values.get(tag, "")
+        return self._audited(who, "SetTarget", tag, before, value, self.targets.set(tag, value))
 
     def set_limit(self, mv: str, low: float, high: float, who: str) -> str:
         """Ask for an MV's operator limits. Returns '' or why not."""
-        refusal = self.supervisor.clamp.ask(mv, low, high)
-        return self._audited(who, "SetLimit", f"{mv} in [{low:g}, {high:g}]", refusal)
+        before = list(self.supervisor.clamp.asked.get(mv, ""))
+        return self._audited(who, "SetLimit", mv, before, [low, high], self.supervisor.clamp.ask(mv, low, high))
 
     def set_move(self, mv: str, value: float, who: str) -> str:
         """Move an MV by hand in MANUAL. Returns '' or why not."""
-        return self._audited(who, "SetMove", f"{mv} = {value:g}", self.supervisor.hand_move(mv, value))
+        before = self._inputs.values.get(mv, "") if self._inputs else ""
+        return self._audited(who, "SetMove", mv, before, value, self.supervisor.hand_move(mv, value))
 
     def acknowledge(self, key: str, who: str) -> str:
         """Acknowledge an alarm. Returns '' or why not."""
         refusal = self.supervisor.alarms.acknowledge(key, who, self._time.now_s())
-        return self._audited(who, "Acknowledge", key, refusal)
+        return self._audited(who, "Acknowledge", key, "", "", refusal)
 
-    def _audited(self, who: str, action: str, detail: str, refusal: str) -> str:
-        self._recorder.audit(self._time.now_s(), who or "unknown", action, detail, refusal)
+    def _audited(self, who: str, action: str, target: str, old: object, new: object, refusal: str) -> str:
+        self._recorder.audit(self._time.now_s(), who or "unknown", action, target, old, new, refusal)
         self.changed.set()
         return refusal
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlparse
@@ -16,6 +15,7 @@ from urllib.parse import urlparse
 from asyncua import Server, ua
 
 from controllers.runtime.loop import ControlLoop
+from controllers.runtime.records import without_nan
 from controllers.runtime.state import ControllerState
 from plant.controller_nodes import (
     CONTROLLER_NAMESPACE,
@@ -222,15 +222,7 @@ def node_values(state: ControllerState) -> dict[Variable, str | float | int]:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_without_nan(value), allow_nan=False)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(without_nan(value), allow_nan=False)
 
 
 async def _read_only(_node: ua.NodeId, _value: ua.DataValue) -> ua.StatusCode:

@@ -33,6 +33,7 @@ class Solver:
         self._questions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pending: asyncio.Future[object] | None = None
         self._reset_wanted = False
+        self._last_error = ""
         self._thread = threading.Thread(target=self._work, name="controller", daemon=True)
         self._thread.start()
 
@@ -66,7 +67,9 @@ class Solver:
                     self._controller.reset()
                 result = self._controller.decide(observation, targets)
             except Exception as e:
-                log.exception("the controller failed")
+                # With its traceback once: a controller that always fails must not fill the disk.
+                log.error("the controller failed: %r", e, exc_info=repr(e) != self._last_error)
+                self._last_error = repr(e)
                 result = e
             with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile: nobody waits
                 running.call_soon_threadsafe(settle, result)
