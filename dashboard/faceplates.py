@@ -40,13 +40,17 @@ def header(view: OperatorView) -> str:
         grave = State.ALARM if c.plan_status in _BAD_PLANS else State.WARNING
         cells += [
             _cell(c.plan_status or "–", "plan", State.NORMAL if c.plan_status in _GOOD_PLANS else grave),
-            _cell(f"{number(c.solve_time_ms)} ms", "solve time"),
+            _cell(f"{_tenths(c.solve_time_ms)} ms", "solve time"),
             _cell(
-                f"{number(c.sample_age_s)} s",
+                f"{_tenths(c.sample_age_s)} s",
                 "sample age",
                 State.WARNING if c.sample_age_s > _LATE_SAMPLES * view.spec.sample_time_s else State.NORMAL,
             ),
-            _cell(number(c.surprise), "surprise", State.WARNING if c.surprise > 1 else State.NORMAL),
+            _cell(
+                f"{c.surprise:.2f}" if math.isfinite(c.surprise) else "–",
+                "surprise",
+                State.WARNING if c.surprise > 1 else State.NORMAL,
+            ),
             _cell(
                 f"{c.missed_deadlines} / {c.cycles}",
                 "missed / cycles",
@@ -98,8 +102,8 @@ def guardrails(view: OperatorView) -> str:
     rows = "".join(_guardrail(view, g) for g in known)
     planned = view.controller.margins if view.controller is not None else {}
     rows += "".join(_other_guardrail(name, m) for name, m in planned.items() if name not in {g.name for g in known})
-    key = "<small>┃ now&ensp;▯ worst expected&ensp;▨ kept for error</small>"
-    return f'<div class="panel"><h2>Guardrail margins {key}</h2>{rows}</div>'
+    key = "<small>┃ now&ensp;▯ worst expected&ensp;▨ kept for errors</small>"
+    return f'<div class="panel"><h2>Guardrails {key}</h2>{rows}</div>'
 
 
 def alarms(view: OperatorView) -> str:
@@ -123,7 +127,7 @@ def entries(view: OperatorView) -> str:
         f'{escape(e.text)}</td><td class="who">{escape(e.who or e.kind)}</td></tr>'
         for e in view.history.entries
     )
-    body = f'<div class="scroll"><table>{rows}</table></div>' if rows else '<div class="quiet">Nothing yet.</div>'
+    body = f'<div class="scroll rest"><table>{rows}</table></div>' if rows else '<div class="quiet">Nothing yet.</div>'
     return f'<div class="panel"><h2>Events and operator actions</h2>{body}</div>'
 
 
@@ -243,6 +247,10 @@ def _mark(severity: str, acknowledged: bool = True) -> str:
 def _share(value: float, low: float, high: float) -> float:
     """Where a value stands on a bar, %, held at its ends."""
     return round(min(max((value - low) / (high - low), 0.0), 1.0) * 100, 2)
+
+
+def _tenths(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "–"
 
 
 def _beat(count: int | None) -> str:

@@ -19,7 +19,7 @@ from plant.spec import Role, Tag
 Option = dict[str, Any]
 Point = list[float | None]
 
-_LEFT_PX, _RIGHT_PX, _TITLE_PX, _AXIS_PX = 56, 76, 20, 24
+_LEFT_PX, _RIGHT_PX, _TITLE_PX, _AXIS_PX = 52, 10, 20, 24
 _INTERVALS = 4
 _NEAR = 0.7  # a limit is drawn when it is at most this share of the shown span away
 
@@ -119,7 +119,12 @@ def _add_panel(
             "min": low,
             "max": high,
             "interval": step,
-            "axisLabel": {"color": MUTED, "margin": 6, "showMinLabel": True, "showMaxLabel": True},
+            "axisLabel": {
+                "color": MUTED,
+                "margin": 6,
+                "showMinLabel": _on_step(low, step),
+                "showMaxLabel": _on_step(high, step),
+            },
             "splitLine": {"lineStyle": {"color": LINE, "opacity": 0.35}},
         }
     )
@@ -185,10 +190,9 @@ def _marks(view: OperatorView, tag: Tag, now: float, shown: tuple[float, float],
                 "lineStyle": {"color": RED if passed else MUTED, "width": 1.4, "type": "solid"},
                 "label": {
                     "formatter": f"{text} {value:g}",
-                    "position": "end",
+                    "position": "insideStartTop",
                     "color": RED if passed else MUTED,
                     "fontSize": 11,
-                    "distance": 4,
                 },
             }
         )
@@ -244,7 +248,8 @@ def _target(view: OperatorView, tag: Tag, extent: tuple[float, float]) -> list[P
 
 
 def scale(tag: Tag, values: Sequence[float | None], limits: Sequence[float]) -> tuple[float, float, float]:
-    """Low end, high end and grid step of a trend: round numbers around the values and around the limits near them.
+    """Low end, high end and grid step of a trend: round numbers around the values and around the limits near them (for
+    an MV, all of them: how much room is left matters more than detail).
 
     Never finer than the noise deserves, so that a steady signal looks steady.
     """
@@ -254,18 +259,23 @@ def scale(tag: Tag, values: Sequence[float | None], limits: Sequence[float]) -> 
     if high - low < least:
         low, high = (low + high - least) / 2, (low + high + least) / 2
     span = high - low
-    near = [v for v in limits if low - _NEAR * span <= v <= high + _NEAR * span]
+    near = [v for v in limits if tag.move or low - _NEAR * span <= v <= high + _NEAR * span]
     low, high = min([low, *near]), max([high, *near])
     room = 0.06 * (high - low)
-    low, high = low - room, high + room
     step = _round_step((high - low) / _INTERVALS)
-    return round(math.floor(low / step) * step, 10), round(math.ceil(high / step) * step, 10), step
+    # Ends at half steps: rounder ones waste the height, finer ones would move with every sample.
+    half = step / 2
+    return round(math.floor((low - room) / half) * half, 10), round(math.ceil((high + room) / half) * half, 10), step
 
 
 def _round_step(least: float) -> float:
     """The smallest of 1, 2, 2.5, 5 x 10^n that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= least * (1 - 1e-9))
+
+
+def _on_step(value: float, step: float) -> bool:
+    return abs(value / step - round(value / step)) < 1e-6
 
 
 def _believable(reading: Reading | None) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import streamlit as st
+import streamlit.components.v2 as components_v2
 
 from dashboard.style import LIVE_CSS
 
@@ -33,6 +33,7 @@ export default function({data, parentElement, setTriggerValue}) {
   const fresh = document.createElement('template');
   fresh.innerHTML = data.html;
   children(root, fresh.content);
+  if (data.height_as) document.documentElement.style.setProperty(data.height_as, root.getBoundingClientRect().height + 'px');
   root.onclick = (event) => {
     const button = event.target.closest('button[data-key]');
     if (button) setTriggerValue('clicked', button.dataset.key);
@@ -41,15 +42,18 @@ export default function({data, parentElement, setTriggerValue}) {
 """
 
 
-def live_html(html: str, key: str, on_click: Callable[[], None] | None = None) -> str | None:
-    """Show `html` at this place, patched over what stood here. Returns the `data-key` of a button just clicked."""
-    shown: Any = _component()(key=key, data={"html": html}, on_clicked_change=on_click or _nothing)
+def live_html(html: str, key: str, height_as: str = "") -> str | None:
+    """Show `html` at this place, patched over what stood here. Returns the `data-key` of a button just clicked.
+
+    `height_as`: a CSS variable of the page that is to hold the height this takes.
+    """
+    shown: Any = _component()(key=key, data={"html": html, "height_as": height_as}, on_clicked_change=_nothing)
     return shown.clicked
 
 
 @cache  # registering it again would make every instance start over
 def _component() -> Callable[..., Any]:
-    return st.components.v2.component("homeostat_live_html", html='<div class="hs"></div>', css=LIVE_CSS, js=_PATCH)
+    return components_v2.component("homeostat_live_html", html='<div class="hs"></div>', css=LIVE_CSS, js=_PATCH)
 
 
 def _nothing() -> None:

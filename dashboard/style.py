@@ -27,7 +27,7 @@ PAGE_CSS = f"""
 <style>
   .stApp {{background:{PAGE}; color:{INK}}}
   [data-testid=stHeader], [data-testid=stToolbar], [data-testid=stDecoration],
-  [data-testid=stStatusWidget] {{display:none !important}}
+  [data-testid=stStatusWidget], [data-testid=stElementToolbar] {{display:none !important}}
   .stMainBlockContainer {{padding:8px 12px 6px !important; max-width:none !important}}
   [data-testid=stVerticalBlock] {{gap:8px}}
   [data-testid=stHorizontalBlock] {{gap:8px}}
@@ -36,7 +36,8 @@ PAGE_CSS = f"""
   [data-testid=stSkeleton] {{display:none}}
   .st-key-trends, .st-key-controls {{background:{PANEL}; border:1px solid {LINE}; padding:6px 10px 8px}}
   .st-key-trends {{gap:0}}
-  .st-key-trends [data-testid=stEChartsChart], .st-key-trends .stEChartsChart {{height:calc(100vh - var(--above, 128px)) !important; min-height:420px}}
+  /* the chart takes what the window leaves under the header, and never less than is readable */
+  .st-key-trend, .st-key-trend :has(.stEChartsChart), .st-key-trend .stEChartsChart {{height:max(440px, calc(100vh - var(--header, 56px) - 66px)) !important}}
   .st-key-controls {{gap:6px}}
   .st-key-controls label p, .st-key-controls .stCaption p {{font-size:12px !important; color:{MUTED}; margin:0}}
   .st-key-controls input {{font-size:14px; padding:3px 8px}}
@@ -103,7 +104,9 @@ LIVE_CSS = f"""
 .hs td {{padding:4px 6px 4px 0; border-top:1px solid {LINE}; vertical-align:top; overflow-wrap:anywhere}}
 .hs td.time {{white-space:nowrap; color:{MUTED}}} .hs td.end, .hs th.end {{text-align:right; padding-right:0; white-space:nowrap}}
 .hs td.who {{color:{MUTED}; white-space:nowrap; overflow-wrap:normal}}
-.hs .scroll {{overflow-y:auto; max-height:190px; scrollbar-width:thin}}
+.hs .scroll {{overflow-y:auto; max-height:170px; scrollbar-width:thin}}
+.hs .scroll.rest {{max-height:max(150px, calc(100vh - var(--header, 56px) - 500px))}}
+@media (min-width:1800px) {{.hs {{zoom:1.14}} .hs .scroll.rest {{max-height:max(150px, calc((100vh - var(--header, 56px) - 530px) / 1.14))}}}}
 .hs .mark {{display:inline-block; width:17px; height:17px; line-height:17px; text-align:center; font-weight:700; font-size:12px; color:#000}}
 .hs .mark.s1 {{background:{RED}; color:#fff}} .hs .mark.s2 {{background:{AMBER}; border-radius:9px}}
 .hs .mark.s3 {{background:{YELLOW}; clip-path:polygon(50% 0,100% 100%,0 100%); line-height:21px; font-size:11px}}
