@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,8 +78,15 @@ class LoopConfig(_Strict):
     deadline_max_s: Positive = 10.0
     read_timeout_s: Positive = 5.0
     reset_after: Count = 3
-    speed_tolerance: Share = 0.2
-    speed_samples: Count = 5
+    speed_tolerance: Share = 0.25
+    speed_samples: Count = 10
+
+    def deadline_s(self, sample_time_s: float, speed: float) -> float:
+        """Wall seconds a plan may take, for samples of `sample_time_s` plant seconds at `speed` plant seconds a second.
+        In lock-step (`speed` inf) time waits for the plan, and only `deadline_max_s` holds."""
+        if math.isinf(speed):
+            return self.deadline_max_s
+        return min(self.deadline_share * sample_time_s / speed, self.deadline_max_s)
 
 
 class ControllerConfig(_Strict):

@@ -73,8 +73,7 @@ class ControlLoop:
         self._plan_status = ""
         self._lost_samples = 0.0
         self._mode_requests = 0
-        wall_s = spec.sample_time_s / clock.speed if math.isfinite(clock.speed) else math.inf
-        self._deadline_s = min(config.loop.deadline_share * wall_s, config.loop.deadline_max_s)
+        self._deadline_s = config.loop.deadline_s(spec.sample_time_s, clock.speed)
 
     # Life ------------------------------------------------------------------------------------------------------------
 
@@ -106,10 +105,13 @@ class ControlLoop:
                 self.figures.jitter_s.append(max(0.0, self._clock.plant_time() - due_s) / self._clock.speed)
             try:
                 await self._cycle()
+                self.supervisor.alarms.clear("internal", self._time.now_s())
             except Exception as e:
                 # A fault of ours: the plant is safer with its own loops, and the operator with a loop that goes on.
                 log.exception("the control loop failed")
-                self.supervisor.shed(Cause.INTERNAL, f"internal fault: {type(e).__name__}: {e}", self._time.now_s())
+                text, now_s = f"internal fault: {type(e).__name__}: {e}", self._time.now_s()
+                self.supervisor.alarms.raise_("internal", Severity.CRITICAL, text, now_s)
+                self.supervisor.shed(Cause.INTERNAL, text, now_s)
                 await self._give_back()
             self.figures.cycles += 1
             self.changed.set()

@@ -413,6 +413,58 @@ async def test_safe_fallback_goes_to_the_safe_value_at_its_rate(make_rig, answer
     assert rig.link.layer.mode is PlantMode.LOCAL
 
 
+async def test_hold_fallback_leaves_the_moves_where_they_are(make_rig, answer_with, scripted):
+    controller = scripted(lambda o: answer_with(40.0))
+    rig = await make_rig(controller, {"supervisor": {"fallback": "hold"}})
+    await rig.auto()
+    await rig.cycle(5)
+    controller.answer = lambda o: answer_with(70.0, status=(Status.INFEASIBLE,))
+    written = len(rig.link.written)
+    await rig.cycle(5)
+    assert rig.mode is Mode.SHED
+    assert len(rig.link.written) == written
+    assert rig.link.layer.mode is PlantMode.REMOTE
+    assert rig.link.layer.outputs[0, 0] == pytest.approx(40.0)
+    beats = rig.link.beats
+    await asyncio.sleep(0.15)
+    assert rig.link.beats > beats
+
+
+async def test_fault_of_the_loop_itself_sheds_and_the_loop_goes_on(make_rig):
+    rig = await make_rig()
+    await rig.auto()
+    rig.link.faults["T"] = lambda v: v.no_such_attribute
+    await rig.cycle()
+    await shed_state(rig, "internal fault: AttributeError")
+    assert "internal" in rig.alarms()
+    rig.link.faults.clear()
+    await rig.cycle(2)
+    assert "internal" not in rig.alarms()
+    assert await rig.loop.set_mode("AUTO", "ann") == ""
+
+
+async def test_a_later_word_to_leave_beats_an_earlier_one_to_enter(make_rig):
+    rig = await make_rig()
+    await rig.cycle(3)
+    grant, granted = rig.link.request_mode, asyncio.Event()
+
+    async def slow(mode):
+        receipt = await grant(mode)
+        if mode is PlantMode.REMOTE:
+            await granted.wait()
+        return receipt
+
+    rig.link.request_mode = slow
+    entering = asyncio.create_task(rig.loop.set_mode("AUTO", "ann"))
+    while rig.link.layer.mode is PlantMode.LOCAL:
+        await asyncio.sleep(0)
+    assert await rig.loop.set_mode("OFF", "bob") == ""
+    granted.set()
+    assert "meanwhile" in await entering
+    assert rig.mode is Mode.OFF
+    assert rig.link.layer.mode is PlantMode.LOCAL
+
+
 # Hostile controllers -------------------------------------------------------------------------------------------------
 
 
