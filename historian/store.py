@@ -198,6 +198,18 @@ class Historian(Queries):
         with self._begin() as c:
             c.execute(update(schema.run).where(schema.run.c.id == run_id).values(end_ts=microseconds(end_s)))
 
+    def add_runs(
+        self, kind: str, spans_s: Sequence[tuple[float, float]], seed: int | None = None, note: str = ""
+    ) -> None:
+        """Store many finished runs at once: (start, end) in plant seconds."""
+        rows = [
+            {"plant": self.plant, "kind": kind, "start_ts": microseconds(a), "end_ts": microseconds(b), "seed": seed,
+             "note": note}
+            for a, b in spans_s
+        ]  # fmt: skip
+        with self._begin() as c:
+            c.execute(insert(schema.run), rows)
+
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until everything handed over is in the database; False when `timeout_s` ran out first."""
         return self._writer.flush(timeout_s) if self._writer else True

@@ -43,7 +43,9 @@ class Excitation:
         new = rng.random(self._batch) < 1 / self._base_hold
         if new.any():
             self._base[new] = self._draw_base(int(new.sum()))
-            self._pull[new] = np.where(rng.random((int(new.sum()), 1)) < 0.5, rng.uniform(0, 1, (int(new.sum()), 1)), 0.0)
+            self._pull[new] = np.where(
+                rng.random((int(new.sum()), 1)) < 0.5, rng.uniform(0, 1, (int(new.sum()), 1)), 0.0
+            )
             for _, lp in self._loops:
                 tag = self._spec.tag(lp.pv)
                 spread = 0.02 * (tag.range[1] - tag.range[0])

@@ -43,6 +43,11 @@ def _disturbance(feed_high_K: float, spread: float) -> RandomSteps:
     )
 
 
+def executed_disturbance() -> RandomSteps:
+    """What the planner meets while its margins are calibrated: wider than the excitation, as wide as operation may be."""
+    return _disturbance(370.0, 0.15)
+
+
 def excitation_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Recording:
     """`batch` runs of `samples` samples of excitation in REMOTE, interlocks armed. Raises `ControlError` if a run passed
     the ceiling of the recording policy (it must not: the interlock is set so that it cannot)."""
@@ -75,7 +80,7 @@ def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Record
         safe = np.array([t.move.safe for t in spec.mvs if t.move])
         return np.where((rescue <= step)[:, None], safe, moves)
 
-    return _record(bare, plant, samples, seed, "incident", override, ceiling=375.0)
+    return _record(bare, plant, samples, seed, "incident", override, ceiling=358.0)
 
 
 def _spread_states(spec: PlantSpec, batch: int, rng: np.random.Generator) -> Array:

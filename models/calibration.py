@@ -11,6 +11,8 @@ from torch import Tensor
 from models.windows import Run, Scale, WindowSet
 from models.world_model import WorldModel
 
+UNCHANGED = 0.3  # normalised: a measured disturbance that moved less than this has not changed
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -78,14 +80,19 @@ class Errors:
 
 
 def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
-    """Roll `model` from every sample of `runs` over `horizon` samples and compare; NaN past the end of a run and past a
-    move that nobody knows. Raises `ModelError` when no run is long enough."""
+    """Roll `model` from every sample of `runs` over `horizon` samples and compare; NaN past the end of a run, past a
+    move that nobody knows, and past a change of a measured disturbance, which no plan could foresee (recoverability
+    stands for that). Raises `ModelError` when no run is long enough."""
     scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
     data = WindowSet(runs, scale, model.config.window, horizon)
     nm, nd = data.n_measured, data.n_dv
     starts = data.starts
     index, alive = data.sequence(starts)
-    alive = (alive[:, 1:] * data.mask[index][:, 1:, nm + nd :].amin(-1)).cumprod(1) > 0
+    alive = alive[:, 1:] * data.mask[index][:, 1:, nm + nd :].amin(-1)
+    if nd:
+        dvs = data.rows[index][..., nm : nm + nd]
+        alive = alive * ((dvs[:, 1:] - dvs[:, :1]).abs().amax(-1) < UNCHANGED)
+    alive = alive.cumprod(1) > 0
     rails = model.spec.guardrails
     fallback = [i for i, g in enumerate(rails) if g.fallback_tag]
     names = [t.name for t in model.spec.measured]

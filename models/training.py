@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.calibration import UNCHANGED
 from models.config import ModelConfig, TrainingConfig
 from models.regularisers import sigreg
 from models.windows import Run, WindowSet, channel_scale
@@ -68,7 +69,7 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
 
     # A roll-out counts until the first move that nobody knows.
     known_moves = (data.mask[index][:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
-    prediction = ((roll - z[:, 1:]).square() * known_moves).mean()
+    prediction = (_robust(roll, z[:, 1:]) * known_moves).mean()
     lived = z[alive > 0]
     sample = torch.randperm(len(lived), generator=rng)[: weights.sigreg_samples]
     spread = sigreg(lived[sample], weights.sigreg_slices, rng)
@@ -98,8 +99,12 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
         worst = torch.cat([worst, worst[:, 1:]], dim=1)
         known = torch.isfinite(worst)
         if known.any():
+            # A rolled latent cannot know of a disturbance that came after its start; its label does.
+            same = (d - d[:, :1]).abs().amax(-1, keepdim=True) < UNCHANGED if nd else torch.ones_like(alive[..., None])
+            held = same[:, 1:].to(z.dtype).cumprod(1)
+            told = known * torch.cat([alive[..., None], known_moves * held], dim=1)
             error = smooth(model.fallback_heads(both), torch.where(known, worst, 0.0))
-            guard = guard + (error * known * counted).sum() / known.sum()
+            guard = guard + (error * told).sum() / told.sum().clamp(min=1.0)
 
     padding = torch.zeros(())
     if cut.any():
@@ -172,7 +177,9 @@ def train(
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not torch.isfinite(norm):
             raise ModelError(
-                f"the loss is not finite at step {step}", f"training {spec.name}", "Lower learning_rate, or check the data."
+                f"the loss is not finite at step {step}",
+                f"training {spec.name}",
+                "Lower learning_rate, or check the data.",
             )
         optimiser.step()
         schedule.step()

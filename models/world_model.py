@@ -58,7 +58,10 @@ class WorldModel(nn.Module):
         d = config.latent
         self.encoder = Mlp(2 * config.window * channels, config.encoder_width, d)
         self.predictor = Mlp(d + self.n_mv + self.n_dv, config.predictor_width, d)
-        for layer in (self.predictor.linear, self.predictor.last):  # start from "nothing changes": roll-outs stay bounded
+        for layer in (
+            self.predictor.linear,
+            self.predictor.last,
+        ):  # start from "nothing changes": roll-outs stay bounded
             nn.init.zeros_(layer.weight)
         self.read_out_head = nn.Linear(d, self.n_measured)
         self.limit_heads = Mlp(d, config.head_width, max(len(spec.guardrails), 1))

@@ -1,0 +1,30 @@
+"""Closed loops of the planner itself, for calibrating its margins: a planner seeks out optimistic errors, so the errors
+that count are those of plans that were executed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controllers.contracts import Controller
+from controllers.evaluation.closed_loop import close_loop, limits_of
+from models.windows import Run
+from plant.spec import PlantSpec
+from simulators.disturbances import RandomSteps
+from simulators.plant import SimulatedPlant
+
+
+def executed_runs(
+    spec: PlantSpec, controller: Controller, disturbance: RandomSteps, runs: int, seed: int, samples: int = 60
+) -> list[Run]:
+    """`runs` closed loops of `samples` samples on the simulator, targets stepping at random inside their limits, the
+    fallback labelled at each sample. `controller` must be made for a batch of `runs`."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0xCA1]))
+    plant = SimulatedPlant(spec, seed, runs, disturbance)
+    low, high = limits_of(spec)
+    third = -(-samples // 3)
+    levels = np.stack([rng.uniform(*t.limits, (runs, 3)) for t in spec.targets], -1)
+    trajectories = close_loop(
+        controller, plant, np.repeat(levels, third, axis=1)[:, :samples], preview=False, move_low=low, move_high=high,
+        first_move=np.array([t.nominal for t in spec.mvs]), label_fallback=True,
+    )  # fmt: skip
+    return trajectories.runs(spec)

@@ -1,0 +1,22 @@
+"""Where checkpoints are: those that come with Homeostat, and those trained here."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from models.checkpoint import Checkpoint, load
+from plant.spec import PlantSpec
+
+
+def shipped(plant: str) -> Path:
+    """The folder of the checkpoint that comes with Homeostat for a built-in plant."""
+    return Path(str(resources.files("models"))) / "library" / plant
+
+
+def load_checkpoint(spec: PlantSpec, folder: Path | None = None, data_dir: Path | None = None) -> Checkpoint:
+    """The checkpoint in `folder`; else the one trained into `data_dir`; else the shipped one. Raises `ModelError`."""
+    trained = data_dir / spec.name / "model" if data_dir else None
+    if folder is None and trained is not None and (trained / "config.json").exists():
+        folder = trained
+    return load(folder or shipped(spec.name), spec)

@@ -1,0 +1,359 @@
+"""The `homeostat` command: one subcommand for each step in the life of a deployment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from plant.controller_nodes import CONTROLLER_ENDPOINT
+from plant.errors import HomeostatError
+from plant.spec import PlantSpec, builtin_plants, load_spec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Run a plant by a learned world model: simulate, record, train, plan inside guardrails, control over OPC UA.",
+)
+out, err = Console(), Console(stderr=True)
+
+PlantName = Annotated[str, typer.Argument(help="A built-in plant (reactor) or a plant YAML file.", metavar="PLANT")]
+DataDir = Annotated[Path, typer.Option(help="Where histories and trained models are kept.", metavar="DIR")]
+Endpoint = Annotated[
+    str | None, typer.Option(help="The plant's OPC UA endpoint; default: the one in its YAML.", metavar="URL")
+]
+ControllerUrl = Annotated[str, typer.Option("--controller", help="The controller's OPC UA endpoint.", metavar="URL")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+_DATA = Path(".homeostat")
+
+
+def historian_path(data_dir: Path, spec: PlantSpec) -> Path:
+    """Where a plant's history is kept."""
+    return data_dir / spec.name / "historian.db"
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=err, transient=False,
+    )  # fmt: skip
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and library logs.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if not debug:
+        logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # our own link says what was lost, in one line
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+    app.info.epilog = ""
+    os.environ["HOMEOSTAT_DEBUG"] = "1" if debug else ""
+
+
+@app.command(epilog="Example: `homeostat simulate reactor --speed 20`")
+def simulate(
+    plant: PlantName,
+    speed: Annotated[float, typer.Option(min=0.01, help="Plant seconds per second.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of noise and disturbances.")] = 0,
+    endpoint: Endpoint = None,
+    steady: Annotated[bool, typer.Option("--steady", help="No feed steps and no fouling.")] = False,
+    noise: Annotated[float, typer.Option(min=0.0, help="Scale of the sensor noise.")] = 1.0,
+) -> None:
+    """Serve a simulated plant over OPC UA, with its own regulatory layer."""
+    from homeostat import live
+
+    spec = load_spec(plant)
+    live.run_until_signal(
+        lambda stop: live.simulate(spec, stop, endpoint=endpoint, speed=speed, seed=seed, steady=steady, noise=noise)
+    )
+
+
+@app.command(epilog="Example: `homeostat check reactor`")
+def check(plant: PlantName, endpoint: Endpoint = None, as_json: Json = False) -> None:
+    """Connect to an endpoint and compare it with the plant's YAML. Writes nothing."""
+    import asyncio
+
+    from plant.opcua.check import Severity
+    from plant.opcua.check import check as compare
+
+    spec = load_spec(plant)
+    findings = asyncio.run(compare(spec, endpoint))
+    if as_json:
+        out.print_json(json.dumps([vars(f) | {"severity": str(f.severity)} for f in findings]))
+    elif not findings:
+        out.print(f"{endpoint or spec.endpoint}: every tag of {spec.name} is there as described.")
+    else:
+        table = Table("severity", "tag", "what", "what to do")
+        for f in findings:
+            table.add_row(str(f.severity), f.tag, f.what, f.fix)
+        out.print(table)
+    if any(f.severity is Severity.ERROR for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `homeostat record reactor`")
+def record(plant: PlantName, endpoint: Endpoint = None, data_dir: DataDir = _DATA) -> None:
+    """Record a plant into its historian until interrupted."""
+    from homeostat import live
+
+    spec = load_spec(plant)
+    path = historian_path(data_dir, spec)
+    err.print(f"recording {spec.name} into {path}; Ctrl-C ends it")
+    live.run_until_signal(lambda stop: live.record_live(spec, stop, endpoint=endpoint, historian=path))
+
+
+@app.command(epilog="Example: `homeostat excite reactor --lock-step` or, live, `homeostat excite reactor --hours 2`")
+def excite(
+    plant: PlantName,
+    lock_step: Annotated[
+        bool, typer.Option("--lock-step", help="Simulate as fast as possible, straight into the historian.")
+    ] = False,
+    hours: Annotated[float, typer.Option(min=0.01, help="Plant hours to move a live plant.")] = 2.0,
+    runs: Annotated[int, typer.Option(min=1, help="Lock-step: runs of excitation, 26 plant minutes each.")] = 1200,
+    incidents: Annotated[int, typer.Option(min=0, help="Lock-step: simulated incidents.")] = 600,
+    seed: Annotated[int, typer.Option(help="Seed of the moves (and of the simulator).")] = 0,
+    endpoint: Endpoint = None,
+    data_dir: DataDir = _DATA,
+) -> None:
+    """Safe identification moves inside the MV limits, interlocks armed: what a world model learns from."""
+    spec = load_spec(plant)
+    if lock_step:
+        excite_into(spec, historian_path(data_dir, spec), runs, incidents, seed)
+        return
+    from homeostat import live
+
+    with _progress() as bar:
+        task = bar.add_task(f"exciting {spec.name} (plant minutes)", total=round(hours * 60))
+        live.run_until_signal(
+            lambda stop: live.excite_live(
+                spec, stop, endpoint=endpoint, hours=hours, seed=seed,
+                on_progress=lambda done, _: bar.update(task, completed=round(done * 60)),
+            )
+        )  # fmt: skip
+
+
+def excite_into(spec: PlantSpec, path: Path, runs: int, incidents: int, seed: int) -> None:
+    """Lock-step excitation with a progress bar."""
+    from historian import Historian
+    from homeostat.recording import excite_lockstep
+
+    with Historian(path, spec.name) as store, _progress() as bar:
+        task = bar.add_task(f"exciting {spec.name} in lock-step (runs)", total=runs + incidents)
+        hours = excite_lockstep(
+            spec, store, time.time(), runs=runs, incidents=incidents, seed=seed,
+            progress=lambda kind, done, _: bar.update(task, completed=done, description=f"{kind} of {spec.name} (runs)"),
+        )  # fmt: skip
+    err.print(f"{hours:.0f} plant-hours stored in {path}")
+
+
+@app.command(epilog="Example: `homeostat train reactor --out models/reactor`")
+def train(
+    plant: PlantName,
+    data_dir: DataDir = _DATA,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the checkpoint; default: DATA_DIR/PLANT/model.", metavar="DIR"),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with `model:` and `training:` sections.", metavar="FILE")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; overrides the configuration.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; overrides the configuration.")] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the merged configuration and stop.")
+    ] = False,
+) -> None:
+    """Train a world model from the historian, calibrate its guardrails, and write a checkpoint with its card."""
+    import yaml
+
+    from homeostat.train_config import TrainFile
+
+    spec = load_spec(plant)
+    settings = TrainFile.read(config, steps=steps, seed=seed)
+    if show_config:
+        out.print(yaml.safe_dump(settings.model_dump(), sort_keys=False), end="")
+        return
+    target = checkpoint or data_dir / spec.name / "model"
+    train_into(spec, historian_path(data_dir, spec), target, settings)
+
+
+def train_into(spec: PlantSpec, path: Path, target: Path, settings) -> None:
+    """Train with a progress bar; a suspect run says so."""
+    from historian import Historian
+    from homeostat.training import train_plant
+
+    command = "homeostat " + " ".join(sys.argv[1:])
+    with Historian(path, spec.name, read_only=True) as store, _progress() as bar:
+        task = bar.add_task("reading the historian", total=settings.training.steps)
+
+        def report(step: int, steps: int, losses: dict[str, float]) -> None:
+            text = f"training: prediction {losses['prediction']:.4f}, read-out {losses['read_out']:.4f}"
+            bar.update(task, completed=step + 1, total=steps, description=text)
+
+        trained = train_plant(
+            spec, store, target, command, settings.model, settings.training, report,
+            lambda text: bar.update(task, description=text),
+        )  # fmt: skip
+        bar.update(task, description="trained")
+    d = trained.checkpoint.facts["diagnostics"]
+    err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}, action gain {d['action_gain']:.1f}")
+    if trained.suspect:
+        err.print(f"[bold]SUSPECT[/bold]: {'; '.join(trained.suspect)}. Do not close a loop with this model.")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `homeostat control reactor --mode advisory`")
+def control(
+    plant: PlantName,
+    mode: Annotated[
+        str, typer.Option(help="off, advisory or auto; AUTO is entered once its conditions are met.")
+    ] = "advisory",
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: trained, else shipped.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Controller YAML.", metavar="FILE")] = None,
+    endpoint: Endpoint = None,
+    data_dir: DataDir = _DATA,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the merged configuration and stop.")
+    ] = False,
+) -> None:
+    """Close the loop over OPC UA: plan, supervise, write; and serve the controller's own nodes."""
+    import torch
+    import yaml
+
+    from controllers.contracts import Mode
+    from controllers.planning.mpc import JepaMpc
+    from controllers.runtime.config import ControllerConfig, load_config
+    from homeostat import live
+    from homeostat.checkpoints import load_checkpoint
+
+    spec = load_spec(plant)
+    settings = load_config(config) if config else ControllerConfig()
+    if show_config:
+        out.print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    if mode.upper() not in (Mode.OFF, Mode.ADVISORY, Mode.AUTO):
+        raise typer.BadParameter(
+            f"'{mode}' is not a mode to start in; choose off, advisory or auto", param_hint="--mode"
+        )
+    torch.set_num_threads(1)  # one small plan at a time: a second thread only adds jitter
+    loaded = load_checkpoint(spec, checkpoint, data_dir)
+    controller = JepaMpc(loaded.model, settings.planner, loaded.calibration)
+    live.run_until_signal(
+        lambda stop: live.control_live(
+            spec, stop, config=settings, controller=controller, endpoint=endpoint,
+            historian=historian_path(data_dir, spec), mode=Mode(mode.upper()),
+        )
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: `homeostat dashboard reactor --port 8501`")
+def dashboard(
+    plant: PlantName,
+    port: Annotated[int, typer.Option(help="Port of the page.")] = 8501,
+    host: Annotated[str, typer.Option(help="Interface to bind; only this machine by default.")] = "127.0.0.1",
+    controller: ControllerUrl = CONTROLLER_ENDPOINT,
+    endpoint: Endpoint = None,
+    data_dir: DataDir = _DATA,
+) -> None:
+    """Serve the operator page."""
+    from dashboard.launch import command, page_url
+
+    spec = load_spec(plant)
+    err.print(f"operator page: {page_url(port, host)}")
+    argv = command(port, host, plant, historian_path(data_dir, spec), controller, endpoint)
+    try:
+        raise typer.Exit(subprocess.run(argv, check=False).returncode)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@app.command(epilog="Example: `homeostat status reactor --json`")
+def status(
+    plant: PlantName, controller: ControllerUrl = CONTROLLER_ENDPOINT, data_dir: DataDir = _DATA, as_json: Json = False
+) -> None:
+    """Mode, sample age, margins, solve time and historian size of a running controller."""
+    from homeostat.status import read_status
+
+    facts = read_status(load_spec(plant), controller, historian_path(data_dir, load_spec(plant)))
+    if as_json:
+        out.print_json(json.dumps(facts))
+    else:
+        table = Table("", plant)
+        for name, value in facts.items():
+            table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+        out.print(table)
+    if facts["controller"] != "reachable":
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `homeostat demo --train`; Ctrl-C ends it.")
+def demo(
+    plant: Annotated[str, typer.Argument(help="A built-in plant with a simulator.", metavar="[PLANT]")] = "reactor",
+    train_first: Annotated[bool, typer.Option("--train", help="Excite, record and train from nothing first.")] = False,
+    speed: Annotated[float, typer.Option(min=0.1, help="Plant seconds per second.")] = 20.0,
+    port: Annotated[int, typer.Option(help="Port of the operator page.")] = 8501,
+    plant_port: Annotated[int, typer.Option(help="Port of the simulated plant.")] = 4840,
+    controller_port: Annotated[int, typer.Option(help="Port of the controller's nodes.")] = 4841,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated plant.")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="Stop by itself after this many minutes.")] = None,
+    data_dir: DataDir = _DATA,
+) -> None:
+    """Simulated plant, historian, trained model, closed loop in AUTO and operator page, in one command."""
+    from homeostat.demo import Demo
+    from homeostat.train_config import TrainFile
+
+    if plant not in builtin_plants():
+        raise typer.BadParameter(
+            f"'{plant}' is not a built-in plant ({', '.join(builtin_plants())})", param_hint="PLANT"
+        )
+    spec = load_spec(plant)
+    show = Demo(spec, data_dir, speed, seed, plant_port, controller_port, port)
+    with show.lock():
+        if train_first:
+            path = data_dir / spec.name / "training.db"
+            path.unlink(missing_ok=True)
+            excite_into(spec, path, 1200, 600, 0)
+            train_into(spec, path, data_dir / spec.name / "model", TrainFile.read(None, steps=None, seed=None))
+        raise typer.Exit(show.run(minutes))
+
+
+def main() -> None:
+    """Entry point: errors made on purpose are one line; anything else too, unless --debug."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except HomeostatError as e:
+        if os.environ.get("HOMEOSTAT_DEBUG"):
+            raise
+        err.print(f"[bold red]error[/bold red]: {e}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as e:
+        if hasattr(e, "format_message"):  # click's own usage errors
+            err.print(f"[bold red]error[/bold red]: {e.format_message()} See --help.", soft_wrap=True)  # type: ignore[attr-defined]
+            sys.exit(2)
+        if os.environ.get("HOMEOSTAT_DEBUG"):
+            raise
+        err.print(
+            f"[bold red]internal error[/bold red]: {type(e).__name__}: {e}. Run again with --debug.", soft_wrap=True
+        )
+        sys.exit(1)

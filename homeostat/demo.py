@@ -1,0 +1,216 @@
+"""`homeostat demo`: five processes, started in order, watched, and ended in the order that leaves the plant safe."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import psutil
+from rich.console import Console
+
+from dashboard.launch import command, health_url, page_url
+from plant.errors import ControlError, HomeostatError, LinkError
+from plant.opcua.controller_client import ControllerClient
+from plant.spec import PlantSpec
+
+err = Console(stderr=True)
+_START_S = 90.0
+
+
+class Demo:
+    """One demonstration: a simulated plant, its recorder, a controller in AUTO, an operator page.
+
+    Everything it keeps lies under `data_dir/<plant>`, logs in `logs/`. Ports are checked before anything starts.
+    """
+
+    def __init__(
+        self, spec: PlantSpec, data_dir: Path, speed: float, seed: int, plant_port: int, controller_port: int, port: int
+    ) -> None:
+        path = urlparse(spec.endpoint).path
+        self.spec, self.data_dir, self.home = spec, data_dir, data_dir / spec.name
+        self.speed, self.seed, self.port = speed, seed, port
+        self.ports = {"simulated plant": plant_port, "controller": controller_port, "operator page": port}
+        self.plant_url = f"opc.tcp://127.0.0.1:{plant_port}{path}"
+        self.controller_url = f"opc.tcp://127.0.0.1:{controller_port}/homeostat/controller"
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stop = False
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One demonstration a data folder. The lock of a process that is gone is taken over."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        path = self.home / "demo.lock"
+        if path.exists():
+            with contextlib.suppress(ValueError, KeyError, psutil.NoSuchProcess, json.JSONDecodeError):
+                held = json.loads(path.read_text())
+                if psutil.Process(held["pid"]).create_time() == held["since"]:
+                    raise ControlError(
+                        f"a demo already runs here (process {held['pid']})",
+                        str(path),
+                        "End it with Ctrl-C, or choose another --data-dir.",
+                    )
+            err.print(f"taking over the lock of a demo that did not end cleanly ({path})")
+        path.write_text(json.dumps({"pid": os.getpid(), "since": psutil.Process().create_time()}))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def run(self, minutes: float | None = None) -> int:
+        """Start, announce, watch until Ctrl-C (or `minutes`), end. Returns the exit status."""
+        for what, port in self.ports.items():
+            _need_free(what, port)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+        code = 1
+        try:
+            self._start_all()
+            code = self._watch(minutes)
+        except HomeostatError as e:
+            if self._stop:
+                code = 0
+            else:
+                err.print(f"[bold red]error[/bold red]: {e}", soft_wrap=True, highlight=False)
+        finally:
+            self._end_all()
+        return code
+
+    def _signalled(self, *_: object) -> None:
+        self._stop = True
+
+    def _start_all(self) -> None:
+        plant = self._plant_argument()
+        options = ["--endpoint", self.plant_url]
+        data = ["--data-dir", str(self.data_dir)]
+        began = time.monotonic()
+        page = command(self.port, "127.0.0.1", plant, self.home / "historian.db", self.controller_url, self.plant_url)
+        self._start("plant", ["simulate", plant, "--speed", str(self.speed), "--seed", str(self.seed), *options])
+        self._spawn("dashboard", page)
+        self._wait("the simulated plant", "plant", lambda: _listening(self.ports["simulated plant"]))
+        self._start("recorder", ["record", plant, *options, *data])
+        self._start(
+            "controller", ["control", plant, "--mode", "auto", "--config", str(self._config()), *options, *data]
+        )
+        self._wait("the controller's nodes", "controller", lambda: _listening(self.ports["controller"]))
+        client = ControllerClient(self.controller_url)
+        try:
+            self._wait("AUTO", "controller", lambda: _mode(client) == "AUTO")
+        finally:
+            client.close()
+        self._wait("the operator page", "dashboard", lambda: _answers(health_url(self.port)))
+        seconds = time.monotonic() - began
+        err.print(
+            f"{self.spec.name} is in AUTO after {seconds:.0f} s. Operator page: [bold]{page_url(self.port)}[/bold]"
+        )
+        err.print(f"plant {self.plant_url}, controller {self.controller_url}, logs in {self.home / 'logs'}")
+        err.print("Ctrl-C ends everything and leaves the plant in local control.")
+
+    def _config(self) -> Path:
+        path = self.home / "controller.yaml"
+        path.write_text(f"endpoint: {self.controller_url}\n", encoding="utf-8")
+        return path
+
+    def _plant_argument(self) -> str:
+        return self.spec.name
+
+    def _start(self, name: str, arguments: list[str]) -> None:
+        self._spawn(name, [sys.executable, "-m", "homeostat", *arguments])
+
+    def _spawn(self, name: str, argv: list[str]) -> None:
+        logs = self.home / "logs"
+        logs.mkdir(exist_ok=True)
+        with (logs / f"{name}.log").open("ab") as log:
+            # A session of its own: Ctrl-C reaches only us, and we end the children in order.
+            self.children[name] = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _wait(self, what: str, needed: str, ready) -> None:
+        deadline = time.monotonic() + _START_S
+        while not ready():
+            self._need_alive()
+            if self._stop:
+                raise ControlError("interrupted while starting")
+            if time.monotonic() > deadline:
+                raise ControlError(
+                    f"{what} did not come up within {_START_S:.0f} s", f"demo {self.spec.name}",
+                    f"See {self.home / 'logs' / needed}.log: {self._last_line(needed)}",
+                )  # fmt: skip
+            time.sleep(0.2)
+
+    def _need_alive(self) -> None:
+        for name, child in self.children.items():
+            if (code := child.poll()) is not None:
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+                raise ControlError(
+                    f"the {name} process {how}", f"demo {self.spec.name}",
+                    f"Its log {self.home / 'logs' / name}.log ends: {self._last_line(name)}",
+                )  # fmt: skip
+
+    def _last_line(self, name: str) -> str:
+        lines = (self.home / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "(empty)"
+
+    def _watch(self, minutes: float | None) -> int:
+        until = time.monotonic() + minutes * 60 if minutes else float("inf")
+        while not self._stop and time.monotonic() < until:
+            self._need_alive()
+            time.sleep(0.5)
+        return 0
+
+    def _end_all(self) -> None:
+        """Controller first (it gives the MVs back), the plant last (its local control must be there to take them)."""
+        for name in ("controller", "dashboard", "recorder", "plant"):
+            child = self.children.get(name)
+            if child is None or child.poll() is not None:
+                continue
+            child.terminate()
+            try:
+                child.wait(15)
+            except subprocess.TimeoutExpired:
+                err.print(f"the {name} process did not end and was killed")
+                child.kill()
+                child.wait()
+
+
+def _need_free(what: str, port: int) -> None:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            raise LinkError(
+                f"port {port} is in use", f"demo, {what}", "End what uses it, or choose another port (see --help)."
+            ) from None
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as s:
+        s.settimeout(0.5)
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _mode(client: ControllerClient) -> str:
+    try:
+        return client.snapshot().mode_actual
+    except LinkError:
+        return ""
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=1.0) as answer:
+            return answer.status == 200
+    except (URLError, OSError):
+        return False

@@ -1,0 +1,175 @@
+"""The long-running commands: a simulated plant, a recorder, an excitation, a controller. Each ends cleanly on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controllers.contracts import Mode
+from controllers.planning.mpc import JepaMpc
+from controllers.runtime.config import ControllerConfig
+from controllers.runtime.loop import ControlLoop
+from controllers.runtime.nodes import ControllerServer
+from historian import Historian
+from historian.recorder import record
+from homeostat.excitation import Excitation
+from plant.clock import Clock, ScaledClock
+from plant.errors import ControlError, LinkError
+from plant.link import PlantMode
+from plant.opcua.client import OpcUaLink
+from plant.opcua.server import PlantServer
+from plant.spec import PlantSpec
+from simulators.disturbances import RandomSteps, Steady
+from simulators.plant import SimulatedPlant
+
+log = logging.getLogger(__name__)
+
+
+def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run `work(stop)`; SIGINT and SIGTERM set `stop`, and the work ends in its own order."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await work(stop)
+
+    asyncio.run(main())
+
+
+async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+    """Await `work` until it ends or `stop` is set; then cancel it and wait for it to clean up."""
+    task, halt = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, halt}, return_when=asyncio.FIRST_COMPLETED)
+    halt.cancel()
+    if not task.done():
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@contextlib.asynccontextmanager
+async def _connected(spec: PlantSpec, endpoint: str | None) -> AsyncIterator[tuple[OpcUaLink, Clock]]:
+    """A link to the plant, and a clock that runs at the plant's own speed from its own time."""
+    async with OpcUaLink(spec, ScaledClock(), endpoint) as first:
+        sample = await first.read()
+        clock = ScaledClock(first.speed, sample.time_s)
+    async with OpcUaLink(spec, clock, endpoint) as link:
+        yield link, clock
+
+
+async def simulate(
+    spec: PlantSpec, stop: asyncio.Event, *, endpoint: str | None, speed: float, seed: int, steady: bool, noise: float
+) -> None:
+    """Serve a simulated plant over OPC UA until `stop`."""
+    disturbance = Steady() if steady else live_disturbance()
+    plant = SimulatedPlant(spec, seed, disturbance=disturbance, noise=noise)
+    server = PlantServer(spec, plant, ScaledClock(speed), endpoint)
+    log.info("%s at %s, speed %g", spec.name, server.endpoint, speed)
+    await _until(stop, server.run())
+
+
+def live_disturbance() -> RandomSteps:
+    """A working day: feed-temperature steps of a few kelvin every half hour or so, and slow fouling."""
+    return RandomSteps(levels={"Ti": (346.0, 355.0)}, hold_s=1800.0, rest=0.3, drift_per_h={"UA": 0.002})
+
+
+async def record_live(
+    spec: PlantSpec,
+    stop: asyncio.Event,
+    *,
+    endpoint: str | None,
+    historian: Path,
+    on_progress: Callable[[int, float], None] | None = None,
+) -> None:
+    """Record a plant into its historian until `stop`."""
+    with Historian(historian, spec.name) as store:
+        store.register(spec)
+        async with _connected(spec, endpoint) as (link, clock):
+            await record(link, store, spec, clock, stop, on_progress)
+        if not store.flush(10.0):
+            log.warning("the historian is busy: %d rows go to its spool", store.status()["pending"])
+
+
+async def excite_live(
+    spec: PlantSpec, stop: asyncio.Event, *, endpoint: str | None, hours: float, seed: int,
+    on_progress: Callable[[float, float], None] | None = None,
+) -> None:  # fmt: skip
+    """Move a plant's MVs for `hours` plant hours, in REMOTE, heartbeat running, then give it back.
+
+    Raises `ControlError` when the plant refuses REMOTE or takes the MVs back (an interlock, an operator).
+    """
+    moves = Excitation(spec, 1, seed)
+    async with _connected(spec, endpoint) as (link, clock):
+        receipt = await link.request_mode(PlantMode.REMOTE)
+        if not receipt.ok:
+            raise ControlError(f"the plant refuses REMOTE: {receipt.rejected}", link.endpoint, "Clear the cause first.")
+        beating = asyncio.create_task(_beat(spec, link))
+        try:
+            start = clock.plant_time()
+            due = start
+            while clock.plant_time() < start + hours * 3600 and not stop.is_set():
+                sample = await link.read()
+                if sample.mode is PlantMode.LOCAL:
+                    raise ControlError(
+                        "the plant went to LOCAL during the excitation",
+                        link.endpoint,
+                        "See its ShedReason; start again.",
+                    )
+                reading = {t: _as_array(v.value) for t, v in sample.values.items()}
+                wanted = moves.next(reading)[0]
+                answer = await link.write({t.name: float(m) for t, m in zip(spec.mvs, wanted, strict=True)})
+                if not answer.ok:  # an interlock holds the MV for now; the excitation goes on when it lets go
+                    log.info("moves refused: %s", dict(answer.rejected))
+                if on_progress:
+                    on_progress((clock.plant_time() - start) / 3600, hours)
+                due += spec.sample_time_s
+                await clock.sleep_until(due)
+        finally:
+            beating.cancel()
+            await link.request_mode(PlantMode.LOCAL)
+
+
+async def _beat(spec: PlantSpec, link: OpcUaLink) -> None:
+    counter = 0
+    while True:
+        counter += 1
+        with contextlib.suppress(LinkError):  # the main loop meets the same fault and reports it
+            await link.beat(counter)
+        await asyncio.sleep(spec.regulatory.watchdog.heartbeat_s / 2)
+
+
+def _as_array(value: float) -> NDArray[np.float64]:
+    return np.array([value])
+
+
+async def control_live(
+    spec: PlantSpec,
+    stop: asyncio.Event,
+    *,
+    config: ControllerConfig,
+    controller: JepaMpc,
+    endpoint: str | None,
+    historian: Path | None,
+    mode: Mode,
+) -> None:
+    """Run a controller on a plant until `stop`, serving its node set; then give the MVs back."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = None
+        if historian is not None:
+            store = stack.enter_context(Historian(historian, spec.name))
+            store.register(spec)
+        link, clock = await stack.enter_async_context(_connected(spec, endpoint))
+        loop = ControlLoop(spec, config, link, controller, store, clock)
+        server = await stack.enter_async_context(ControllerServer(loop))
+        log.info("controller of %s at %s, starting in %s", spec.name, server.endpoint, mode)
+        await _until(stop, loop.run(mode))

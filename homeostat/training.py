@@ -1,0 +1,155 @@
+"""historian -> runs -> world model -> calibration on held-out and executed runs -> checkpoint with its card."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from controllers.evaluation.executed import executed_runs
+from controllers.planning.config import PlannerConfig
+from controllers.planning.mpc import JepaMpc
+from historian import Historian
+from homeostat.lockstep import RECORDING_CEILING_K, executed_disturbance
+from models.calibration import calibrate
+from models.checkpoint import Checkpoint, save
+from models.config import ModelConfig, TrainingConfig
+from models.dataset import Split, load_runs, split_runs
+from models.diagnostics import diagnose, suspicions
+from models.training import Report, train
+from plant.errors import ModelError
+from plant.spec import PlantSpec
+
+Stage = Callable[[str], None]
+_EXECUTED_RUNS = 128
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run left: the checkpoint and why it is suspect, if it is."""
+
+    checkpoint: Checkpoint
+    suspect: list[str]
+
+
+def train_plant(
+    spec: PlantSpec,
+    historian: Historian,
+    out: Path,
+    command: str,
+    model: ModelConfig | None = None,
+    training: TrainingConfig | None = None,
+    report: Report | None = None,
+    stage: Stage = lambda text: None,
+) -> Trained:
+    """Train, calibrate, diagnose and save to `out`. Splits are by run; nothing reported was trained or calibrated on.
+
+    Raises `ModelError` when the history cannot teach anything, or breaks the recording policy.
+    """
+    model, training = model or ModelConfig(), training or TrainingConfig()
+    stage("reading the historian")
+    runs = load_runs(historian, spec)
+    _enforce_policy(spec, runs)
+    parts = split_runs(runs, training.validation_share, training.calibration_share, training.seed)
+    began = time.perf_counter()
+    stage("training")
+    world = train(spec, parts.training, parts.validation, model, training, report)
+    seconds = time.perf_counter() - began
+    stage("calibrating on held-out runs")
+    calibration = calibrate(world, parts.calibration, model.horizon)
+    if spec.simulator:
+        stage("calibrating on executed plans")
+        controller = JepaMpc(world, PlannerConfig(horizon=model.horizon), calibration, batch=_EXECUTED_RUNS)
+        executed = executed_runs(spec, controller, executed_disturbance(), _EXECUTED_RUNS, training.seed + 7)
+        calibration = calibrate(world, [*parts.calibration, *executed], model.horizon)
+    stage("diagnosing")
+    facts = _facts(spec, parts, world, training, command, seconds, calibration.runs)
+    suspect = suspicions(facts["diagnostics"], len(spec.measured))
+    facts["suspect"] = suspect
+    save(out, world, calibration, facts, _card(spec, facts, calibration.margins))
+    return Trained(Checkpoint(world, calibration, facts), suspect)
+
+
+def _enforce_policy(spec: PlantSpec, runs: list) -> None:
+    """Recorded excitation never passes the ceiling; only what is marked as a simulated incident may."""
+    names = [t.name for t in spec.measured]
+    for guard in (g for g in spec.guardrails if g.fallback_tag):
+        for run in runs:
+            top = float(np.nanmax(guard.sign * run.measured[:, names.index(guard.tag)], initial=-np.inf))
+            if run.kind == "excitation" and guard.max is not None and top > RECORDING_CEILING_K + 1.0:
+                raise ModelError(
+                    f"an excitation run reached {top:.1f} {spec.tag(guard.tag).unit}",
+                    f"historian of {spec.name}, run at {run.start_s:.0f} s",
+                    f"The recording policy allows {RECORDING_CEILING_K:g}; leave that run out.",
+                )
+
+
+def _facts(
+    spec: PlantSpec, parts: Split, world: Any, training: TrainingConfig, command: str, seconds: float, runs: int
+) -> dict[str, Any]:
+    everything = [*parts.training, *parts.validation, *parts.calibration, *parts.test]
+    hours = {
+        kind: round(sum(len(r) for r in everything if r.kind == kind) * spec.sample_time_s / 3600, 1)
+        for kind in sorted({r.kind for r in everything})
+    }
+    return {
+        "command": command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "revision": _revision(),
+        "torch": torch.__version__,
+        "plant_hours": hours,
+        "runs": {k: len(getattr(parts, k)) for k in ("training", "validation", "calibration", "test")},
+        "calibration_runs": runs,
+        "data": parts.digest,
+        "training": training.model_dump(),
+        "seconds": round(seconds, 1),
+        "parameters": sum(p.numel() for p in world.parameters()),
+        "diagnostics": {k: round(v, 4) for k, v in diagnose(world, parts.test).items()},
+    }
+
+
+def _revision() -> str:
+    """The git revision this runs from, '' outside a checkout."""
+    folder = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip()
+
+
+def _card(spec: PlantSpec, facts: dict[str, Any], margins: torch.Tensor) -> str:
+    hours = ", ".join(f"{h:g} h of {kind}" for kind, h in facts["plant_hours"].items())
+    rows = "\n".join(f"| {name} | {value:g} |" for name, value in facts["diagnostics"].items())
+    steps = [0, len(margins) // 2, len(margins) - 1]
+    kept = "\n".join(f"| {k + 1} | " + " | ".join(f"{v:.2f}" for v in margins[k].tolist()) + " |" for k in steps)
+    names = [g.name for g in spec.guardrails] + [f"{g.name} (fallback)" for g in spec.guardrails if g.fallback_tag]
+    suspect = "; ".join(facts["suspect"]) if facts["suspect"] else "no"
+    return f"""# World model of {spec.name}
+
+Made by `{facts["command"]}` on {facts["date"]} (revision {facts["revision"]}, torch {facts["torch"]}) in
+{facts["seconds"]:g} s of training. Data {facts["data"]}: {hours}. Runs: {facts["runs"]["training"]} for training,
+{facts["runs"]["validation"]} for validation, {facts["runs"]["calibration"]} for calibration, {facts["runs"]["test"]}
+for the figures below; margins come from {facts["calibration_runs"]} held-out and executed runs.
+
+Policy: recorded excitation runs under the plant's regulatory layer with its interlocks armed and never passes
+{RECORDING_CEILING_K:g} K. What lies beyond was only ever simulated, and is counted above as incidents.
+
+Suspect: {suspect}. Seed {facts["training"]["seed"]}, {facts["parameters"]} parameters.
+
+| diagnostic (held-out runs) | value |
+|---|---|
+{rows}
+
+Calibrated margins, engineering units:
+
+| step | {" | ".join(names)} |
+|---|{"---|" * len(names)}
+{kept}
+"""

@@ -1,0 +1,90 @@
+"""Checkpoints: `config.json` + `model.safetensors` + `card.md`. Nothing in them is executed when they are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.calibration import Calibration
+from models.config import ModelConfig
+from models.windows import Scale
+from models.world_model import WorldModel
+from plant.errors import ModelError
+from plant.spec import PlantSpec
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained, calibrated model. `facts` holds what the card says: data, training, diagnostics."""
+
+    model: WorldModel
+    calibration: Calibration
+    facts: dict[str, Any]
+
+
+def signature(spec: PlantSpec) -> dict[str, Any]:
+    """What a model is bound to: the tags it reads, in order, with units, the sample time and the guardrails."""
+    return {
+        "plant": spec.name,
+        "sample_time_s": spec.sample_time_s,
+        "measured": [[t.name, t.unit] for t in spec.measured],
+        "dvs": [[t.name, t.unit] for t in spec.dvs],
+        "mvs": [[t.name, t.unit] for t in spec.mvs],
+        "guardrails": [[g.name, g.tag, g.sign, g.limit] for g in spec.guardrails],
+    }
+
+
+def save(folder: Path, model: WorldModel, calibration: Calibration, facts: dict[str, Any], card: str) -> None:
+    """Write a checkpoint; the folder is made. A reader never sees half of one: the config is written last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    tensors["calibration.margins"] = calibration.margins.float().contiguous()
+    tensors["calibration.inverse_covariance"] = calibration.inverse_covariance.float().contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "card.md").write_text(card, encoding="utf-8")
+    config = {
+        "signature": signature(model.spec),
+        "model": model.config.model_dump(),
+        "calibration": {"level": calibration.level, "runs": calibration.runs, "threshold": calibration.threshold},
+        "facts": facts,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, spec: PlantSpec) -> Checkpoint:
+    """Read a checkpoint for `spec`. Raises `ModelError` when it is missing, damaged, or was trained on another plant."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+        stored, shape, numbers = config["signature"], ModelConfig(**config["model"]), config["calibration"]
+    except FileNotFoundError as e:
+        raise ModelError(
+            "no checkpoint here", str(folder), f"Train one: homeostat train {spec.name} --out {folder}"
+        ) from e
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, ValidationError, SafetensorError) as e:
+        raise ModelError(f"the checkpoint is damaged: {e}", str(folder), "Train it again.") from e
+    wanted = signature(spec)
+    if different := [k for k in wanted if wanted[k] != stored.get(k)]:
+        what = "; ".join(f"{k}: trained on {stored.get(k)}, the plant has {wanted[k]}" for k in different)
+        raise ModelError(
+            f"the checkpoint belongs to another plant ({what})", str(folder), f"Train one for {spec.name}."
+        )
+    margins = tensors.pop("calibration.margins")
+    inverse = tensors.pop("calibration.inverse_covariance")
+    unit = torch.ones(len(tensors.get("channel_mean", torch.ones(1))))
+    model = WorldModel(spec, shape, Scale(unit.numpy(), unit.numpy()))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as e:
+        raise ModelError(f"the weights do not fit: {str(e).splitlines()[0]}", str(folder), "Train it again.") from e
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        raise ModelError("the weights are not finite", str(folder), "Train it again.")
+    calibration = Calibration(margins, numbers["level"], numbers["runs"], inverse, numbers["threshold"])
+    return Checkpoint(model.eval(), calibration, config["facts"])
