@@ -238,7 +238,7 @@ class ControlLoop:
         self._lost_samples = 0.0
         defect = answer.error or self._check.defect(answer.decision)
         if defect:
-            return None, False, f"the controller's answer is unusable: {defect}"
+            return None, False, f"The controller's answer is unusable: {defect}"
         assert isinstance(answer.decision, Decision)
         return answer.decision, False, ""
 

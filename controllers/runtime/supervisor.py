@@ -64,8 +64,11 @@ class Action:
 
 _ACTIVE = (Mode.AUTO, Mode.MANUAL)
 _CRITICAL_RANK = 1  # the guardrails of this rank are never tolerated past their limit
-_WITH = {"regulatory": "The plant's own loops have the MVs", "hold": "The MVs stay where they are"}
-_WITH["safe"] = "The MVs go to their safe values"
+_MEANING = {
+    "regulatory": "The plant's own loops have the MVs",
+    "hold": "The MVs stay where they are",
+    "safe": "The MVs go to their safe values",
+}
 
 
 class Supervisor:
@@ -120,18 +123,15 @@ class Supervisor:
             return why
         why += [f.text for f in o.inputs.faults if f.critical]
         why += [text for _, text in self._past_guardrails(o)]
-        if o.speed_fault:
-            why.append(o.speed_fault)
+        why += [o.speed_fault] if o.speed_fault else []
         d = o.decision
         if d is None:
-            why.append(
-                o.defect or ("the last plan was late" if o.late else "there is no plan yet: select ADVISORY first")
-            )
-        else:
-            if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE):
-                why.append(f"the plan is {d.status[0]}")
-            if d.surprise[0] > self._config.surprise_to_enter:
-                why.append(f"the model is surprised: {d.surprise[0]:.2f}, at most {self._config.surprise_to_enter:g}")
+            late = "the last plan was late" if o.late else "there is no plan yet: select ADVISORY first"
+            return [*why, o.defect or late]
+        if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE):
+            why.append(f"the plan is {d.status[0]}")
+        if d.surprise[0] > self._config.surprise_to_enter:
+            why.append(f"the model is surprised: {d.surprise[0]:.2f}, at most {self._config.surprise_to_enter:g}")
         return why
 
     def enter(self, mode: Mode, who: str, reason: str, time_s: float) -> None:
@@ -156,14 +156,13 @@ class Supervisor:
         automatic = self._config.return_to_auto == "automatic" and cause is not Cause.OPERATOR
         self.standing = automatic and self.mode is Mode.AUTO
         to_return = "it returns to AUTO by itself" if self.standing else f"select {self.mode}"
-        message = f"Shed from {self.mode}: {text}. {_WITH[self._config.fallback]}. To return: {cause.value}, then {to_return}."
+        message = f"Shed from {self.mode}: {text}. {_MEANING[self._config.fallback]}. To return: {cause.value}, then {to_return}."
         self._change(Mode.SHED, message, Severity.CRITICAL, time_s)
         self.alarms.raise_("shed", Severity.CRITICAL, message, time_s)
 
     def _change(self, mode: Mode, reason: str, severity: Severity, time_s: float) -> None:
         self._report(Event(time_s, "mode", severity, f"{self.mode} -> {mode}: {reason}"))
-        self.mode, self.reason = mode, reason
-        self._plan = []
+        self.mode, self.reason, self._plan = mode, reason, []
         self._wire.forget()
         for key in ("late", "recovery", "surprise", "readback", "auto"):
             self._counts[key] = 0
@@ -182,6 +181,8 @@ class Supervisor:
     def step(self, o: Observed) -> Action:
         """Judge a sample, change the mode if it must change, and say what to write."""
         self._last = o
+        if o.sample is not None and o.sample.mode is not PlantMode.REMOTE:
+            self._owes = False
         self._count_up(o)
         self._show(o)
         if self.mode in _ACTIVE and (found := self._cause(o)):
@@ -190,12 +191,10 @@ class Supervisor:
         if o.sample is not None and o.inputs is not None:
             readback = self._readback(o)
             self.clamp.ramp(readback)
-            wanted = self._wanted(o)
+            wanted = self._wanted(o) if o.sample.mode is not PlantMode.LOCAL else {}
             if wanted and all(math.isfinite(v) for v in [*readback.values(), *wanted.values()]):
                 moves = self.clamp.apply(wanted, readback)
                 self._wire.send(moves, readback, o.sample.time_s)
-            if o.sample.mode is not PlantMode.REMOTE:
-                self._owes = False
         return Action(moves, self._may_enter_auto())
 
     def wrote(self, receipt: Receipt, time_s: float) -> None:
@@ -291,10 +290,7 @@ class Supervisor:
         if o.decision is not None and o.decision.status[0] is Status.INFEASIBLE:
             return Cause.INFEASIBLE, "the planner found no answer at all"
         if n["recovery"] >= c.recovery_samples:
-            return (
-                Cause.RECOVERY,
-                f"{n['recovery']} plans in a row broke a guardrail by more than {c.recovery_violation:g}",
-            )
+            return Cause.RECOVERY, f"{n['recovery']} plans in a row broke a guardrail by too much"
         if n["surprise"] >= c.surprise_samples:
             return Cause.SURPRISE, f"the model was surprised for {n['surprise']} samples"
         return None
@@ -335,17 +331,14 @@ class Supervisor:
         faults = {f.tag: f for f in o.inputs.faults}
         for tag in self._spec.online:
             fault = faults.get(tag.name)
-            show(
-                f"input:{tag.name}",
-                Severity.HIGH if fault and fault.critical else Severity.LOW,
-                fault.text if fault else "",
-            )
+            grave = Severity.HIGH if fault and fault.critical else Severity.LOW
+            show(f"input:{tag.name}", grave, fault.text if fault else "")
         past = {g.name: text for g, text in self._past_guardrails(o)}
         for g in self._spec.guardrails:
             grave = Severity.CRITICAL if g.rank <= _CRITICAL_RANK else Severity.HIGH
             show(f"guardrail:{g.name}", grave, past.get(g.name, ""))
         show("readback", Severity.HIGH, self._strayed(o))
-        show("answer", Severity.HIGH, f"The controller's answer is unusable: {o.defect}" if o.defect else "")
+        show("answer", Severity.HIGH, o.defect)
         show("late", Severity.MEDIUM, "The plan was late; the last one is followed" if o.late else "")
         status = o.decision.status[0] if o.decision is not None else None
         grave = status in (Status.RECOVERY, Status.INFEASIBLE, Status.FALLBACK)
