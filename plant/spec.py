@@ -271,10 +271,22 @@ def describe(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+class _OneOfEach(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice: YAML keeps the last in silence, and a guardrail would be gone."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' appears twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, hint: str = "") -> Any:
     """The parsed YAML of a file; `SpecError` when it is missing, unreadable or not YAML."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
     except FileNotFoundError:
         raise SpecError("no such file", str(path), f"Check the path. {hint}".strip()) from None
     except (OSError, UnicodeDecodeError) as e:
