@@ -133,7 +133,8 @@ def _entries(events: pl.DataFrame, audits: pl.DataFrame) -> tuple[Entry, ...]:
     ]
     for row in audits.iter_rows(named=True):
         change = " → ".join(part for part in (row["old"], row["new"]) if part)
-        text = " ".join(part for part in (row["action"], row["target"], change) if part)
+        target = "" if row["target"] == "controller" else row["target"]
+        text = " ".join(part for part in (row["action"], target, change) if part)
         outcome = "" if row["accepted"] else f": refused, {row['reason']}" if row["reason"] else ": refused"
         reason = f" ({row['reason']})" if row["accepted"] and row["reason"] else ""
         found.append(Entry(row["ts"] / 1e6, "operator", "info", f"{text}{outcome}{reason}", row["who"]))

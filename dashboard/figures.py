@@ -21,6 +21,7 @@ Point = list[float | None]
 
 _LEFT_PX, _RIGHT_PX, _TITLE_PX, _AXIS_PX = 52, 10, 20, 24
 _INTERVALS = 4
+_LABEL_SHARE = 0.1  # of a panel's height that a limit's name needs for itself
 _NEAR = 0.7  # a limit is drawn when it is at most this share of the shown span away
 
 
@@ -103,7 +104,7 @@ def _add_panel(
             "axisTick": {"show": last, "lineStyle": {"color": LINE}},
             "splitLine": {"show": True, "lineStyle": {"color": LINE, "opacity": 0.35}},
             "axisLabel": {
-                "show": last,
+                "show": last and view.now_s is not None,
                 "color": MUTED,
                 "hideOverlap": True,
                 "formatter": {k: "{HH}:{mm}" for k in ("year", "month", "day", "hour", "minute")}
@@ -162,26 +163,19 @@ def _line(name: str, i: int, data: list[Point], style: Option) -> Option:
 
 
 def _marks(view: OperatorView, tag: Tag, now: float, shown: tuple[float, float], labelled: bool) -> Option:
-    """The limits inside the scale, labelled at the right edge, and the line between past and future."""
-    marks: list[Option] = [
-        {
-            "xAxis": _ms(now),
-            "lineStyle": {"color": INK, "width": 1, "type": "solid"},
-            "label": {
-                "show": labelled,
-                "formatter": "now",
-                "position": "end",
-                "color": INK,
-                "fontSize": 11,
-                "distance": 3,
-            },
-        }
-    ]
+    """The limits inside the scale, with their names, and the line between past and future."""
+    marks: list[Option] = []
+    if view.now_s is not None:
+        label = {"show": labelled, "formatter": "now", "position": "end", "color": INK, "fontSize": 11, "distance": 3}
+        marks.append({"xAxis": _ms(now), "lineStyle": {"color": INK, "width": 1, "type": "solid"}, "label": label})
     reading = view.history.readings.get(tag.name)
     guarded = {g.limit: g for g in view.guardrails(tag.name)}
+    named: list[float] = []
     for text, value in _limits(view, tag):
         if not shown[0] <= value <= shown[1]:
             continue
+        legible = all(abs(value - v) > _LABEL_SHARE * (shown[1] - shown[0]) for v in named)
+        named += [value] if legible else []
         rail = guarded.get(value)
         passed = rail is not None and reading is not None and rail.sign * (rail.limit - reading.value) < 0
         marks.append(
@@ -189,6 +183,7 @@ def _marks(view: OperatorView, tag: Tag, now: float, shown: tuple[float, float],
                 "yAxis": value,
                 "lineStyle": {"color": RED if passed else MUTED, "width": 1.4, "type": "solid"},
                 "label": {
+                    "show": legible,
                     "formatter": f"{text} {value:g}",
                     "position": "insideStartTop",
                     "color": RED if passed else MUTED,

@@ -114,6 +114,8 @@ class OperatorView:
         past = [g for g in self.guardrails(tag.name) if reading and g.sign * (g.limit - reading.value) < 0]
         if past:
             return State.ALARM if min(g.rank for g in past) == 1 else State.WARNING
+        if reading is None and self.history_error:
+            return State.NORMAL  # a banner says so once, for every tag
         return State.WARNING if self.fault(tag) else State.NORMAL
 
 
