@@ -1,0 +1,157 @@
+"""The reactor as a plant: dead time, noise, the valve, and the label nobody can measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from plant.errors import SpecError
+from plant.process import Process
+from plant.spec import PlantSpec, load_spec
+from simulators.disturbances import Schedule
+from simulators.plant import SimulatedPlant, simulator_of
+
+DRESSED, BARE = load_spec("reactor"), load_spec("reactor_bare")
+MOVE = np.array([[300.0]])
+
+
+def test_is_a_process() -> None:
+    plant: Process = SimulatedPlant(DRESSED, batch=2)
+    assert plant.batch == 2
+    assert set(plant.measure()) == {t.name for t in DRESSED.online if t.move is None}
+    assert all(v.shape == (2,) for v in plant.measure().values())
+
+
+def test_analyser_reports_the_past() -> None:
+    """AI101 reads the concentration of 26 s ago, every other sensor the present."""
+    plant = SimulatedPlant(DRESSED, noise=0.0)
+    truth = [plant.true_outputs()["AI101"][0]]
+    for _ in range(40):
+        plant.advance(np.array([[309.0]]), 2.0)
+        truth.append(plant.true_outputs()["AI101"][0])
+        reading = plant.measure()
+        assert reading["TI101"][0] == plant.true_outputs()["TI101"][0]
+        assert reading["AI101"][0] == truth[max(0, len(truth) - 1 - 13)], "13 scans of 2 s"
+    assert abs(truth[-1] - truth[-14]) > 1e-3, "something moved, so the delay showed"
+
+
+@pytest.mark.parametrize("dt_s", [26.0, 26.0 / 13, 26.0 / 7])
+def test_dead_time_does_not_depend_on_the_step(dt_s: float) -> None:
+    plant = SimulatedPlant(DRESSED, noise=0.0)
+    before = plant.true_outputs()["AI101"][0]
+    for _ in range(round(26.0 / dt_s)):
+        plant.advance(np.array([[309.0]]), dt_s)
+    assert plant.measure()["AI101"][0] == before
+    after = plant.true_outputs()["AI101"][0]
+    for _ in range(round(26.0 / dt_s)):
+        plant.advance(np.array([[309.0]]), dt_s)
+    np.testing.assert_allclose(plant.measure()["AI101"][0], after, rtol=1e-12)
+
+
+def test_noise_comes_from_the_seed_with_the_spread_of_the_spec() -> None:
+    def readings(seed: int, noise: float = 1.0) -> dict[str, np.ndarray]:
+        return SimulatedPlant(DRESSED, seed, 4000, noise=noise).measure()
+
+    one, again, other = readings(3), readings(3), readings(4)
+    for tag in (t for t in DRESSED.online if t.move is None):
+        np.testing.assert_array_equal(one[tag.name], again[tag.name])
+        assert (one[tag.name] != other[tag.name]).any()
+        assert abs(one[tag.name].std() / tag.noise - 1) < 0.1
+        np.testing.assert_allclose(readings(3, 2.0)[tag.name].std() / one[tag.name].std(), 2.0, rtol=1e-6)
+        assert readings(3, 0.0)[tag.name].std() == 0.0
+
+
+def test_noise_does_not_touch_the_plant() -> None:
+    quiet, loud = SimulatedPlant(DRESSED, 1, noise=0.0), SimulatedPlant(DRESSED, 1, noise=5.0)
+    for plant in (quiet, loud):
+        for _ in range(5):
+            plant.measure()
+            plant.advance(MOVE, 2.0)
+    np.testing.assert_array_equal(quiet.x, loud.x)
+    assert quiet.time_s == 10.0
+
+
+def test_coolant_slews_at_a_kelvin_a_second() -> None:
+    plant = SimulatedPlant(DRESSED, noise=0.0)
+    path = [plant.x[0, 2]]
+    for _ in range(20):
+        plant.advance(np.array([[310.0]]), 1.0)
+        path.append(plant.x[0, 2])
+    steps = np.diff(path)
+    assert steps.max() <= 1.0 + 1e-6
+    np.testing.assert_allclose(steps[:3], 1.0, rtol=1e-6)
+    assert path[-1] > 309.0
+
+
+def brute_force(plant: SimulatedPlant, safe: float, horizon_s: float, ceiling: float) -> np.ndarray:
+    """The same question asked of a copy of the plant, in steps of a fifth of a second."""
+    copy = SimulatedPlant(plant.spec, 0, plant.batch, noise=0.0, x0=plant.x, rtol=1e-9)
+    copy.disturbance.d, copy.disturbance.p = plant.d.copy(), plant.p.copy()
+    top = copy.true_outputs()["TI101"].copy()
+    for _ in range(round(horizon_s / 0.2)):
+        copy.advance(np.full((plant.batch, 1), safe), 0.2)
+        np.fmax(top, copy.true_outputs()["TI101"], out=top)
+    return np.minimum(top, ceiling)
+
+
+def test_fallback_peak_against_brute_force() -> None:
+    """From calm to lost, feed and fouling as they are now; a lost plant reads the ceiling."""
+    x0 = np.array([[0.877, 324.5, 300.0], [0.85, 335.0, 303.0], [0.85, 339.0, 303.0], [0.88, 340.0, 305.0],
+                   [0.9, 348.0, 305.0], [0.8, 336.0, 299.0]])  # fmt: skip
+    levels = np.tile([350.0, 1.0, 100.0], (1, 6, 1))
+    levels[0, 5, 0] = 368.0
+    parameters = np.ones((6, 2))
+    parameters[2, 0] = 0.9
+    plant = SimulatedPlant(DRESSED, 0, 6, Schedule(np.zeros(1), levels, parameters), x0=x0)
+    before = plant.x.copy()
+    peak = plant.fallback_peak("TI101", np.array([290.0]), 300.0, 400.0)
+    expected = brute_force(plant, 290.0, 300.0, 400.0)
+    assert (peak < 350.0).any()
+    assert (peak == 400.0).any()
+    np.testing.assert_allclose(peak, expected, atol=0.1)
+    assert (peak >= x0[:, 1] - 1e-9).all()
+    np.testing.assert_array_equal(plant.x, before, err_msg="asking changes nothing")
+    assert plant.time_s == 0.0
+
+
+def test_batch_members_live_their_own_lives() -> None:
+    together = SimulatedPlant(BARE, 0, 3, noise=0.0)
+    moves = np.array([[295.0], [300.0], [304.0]])
+    for _ in range(10):
+        together.advance(moves, 26.0)
+    for i in range(3):
+        alone = SimulatedPlant(BARE, 0, 1, noise=0.0)
+        for _ in range(10):
+            alone.advance(moves[i : i + 1], 26.0)
+        np.testing.assert_allclose(alone.x[0], together.x[i], rtol=1e-5)
+
+
+def test_disturbance_reaches_the_plant_and_its_sensor() -> None:
+    levels = np.tile([350.0, 1.0, 100.0], (2, 1, 1))
+    levels[1, 0, 0] = 370.0
+    plant = SimulatedPlant(DRESSED, 0, 1, Schedule(np.array([0.0, 26.0]), levels), noise=0.0)
+    calm = SimulatedPlant(DRESSED, 0, 1, noise=0.0)
+    for p in (plant, calm):
+        p.advance(MOVE, 26.0)
+    assert plant.measure()["TI100"][0] == 370.0
+    np.testing.assert_array_equal(plant.x, calm.x, err_msg="what changes at a sample acts after it")
+    for p in (plant, calm):
+        p.advance(MOVE, 26.0)
+    assert plant.x[0, 1] > calm.x[0, 1] + 1.0
+
+
+def changed(**fields) -> PlantSpec:
+    return DRESSED.model_copy(update=fields)
+
+
+def test_a_spec_the_simulator_cannot_serve_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"'kettle' is not a simulator.*Known simulators: reactor"):
+        simulator_of(changed(simulator="kettle"))
+    with pytest.raises(SpecError, match="None is not a simulator"):
+        SimulatedPlant(changed(simulator=None))
+    renamed = [t.model_copy(update={"name": "TI999"}) if t.name == "TI100" else t for t in DRESSED.tags]
+    with pytest.raises(SpecError, match=r"no output TI999.*TI100"):
+        SimulatedPlant(changed(tags=tuple(renamed)))
+    other = [t.model_copy(update={"name": "TC999"}) if t.move else t for t in DRESSED.tags]
+    with pytest.raises(SpecError, match=r"the MVs are \['TC999'\].*TC101"):
+        SimulatedPlant(changed(tags=tuple(other)))
