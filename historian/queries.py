@@ -1,36 +1,54 @@
-"""Queries of a historian, answered as polars frames. Times go in as plant seconds and come out as microseconds (`ts`)."""
+"""Queries of a historian, answered as polars frames. Times go in as plant seconds and come out as microseconds (`ts`).
+
+A *usable* value is there and not BAD; UNCERTAIN is usable. A query for an unknown tag is a `HistorianError`, and so is
+whatever the database refuses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import polars as pl
-from sqlalchemy import Engine, Select, func, select
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Executable, func, select
 
 from historian import schema
+from historian.database import explained
 from plant.errors import HistorianError
+from plant.link import Quality
+
+_EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 and 9999, microseconds
+_SAMPLE = {"ts": pl.Int64, "value": pl.Float64, "quality": pl.Int64}
+
+
+def microseconds(time_s: float) -> int:
+    """Plant time in seconds -> int64 microseconds. Raises `HistorianError` for what is no time."""
+    if not (np.isfinite(time_s) and _EARLIEST <= time_s * 1e6 <= _LATEST):
+        raise HistorianError(f"{time_s} is not a plant time", "", "Give seconds since the Unix epoch.")
+    return round(time_s * 1e6)
 
 
 class Queries:
-    """Reads one plant's history through `engine`."""
+    """Reads one plant's history through `engine`. `location` names the database in errors."""
 
-    def __init__(self, engine: Engine, plant: str) -> None:
-        self.engine, self.plant = engine, plant
+    def __init__(self, engine: Engine, plant: str, location: str) -> None:
+        self.engine, self.plant, self.location = engine, plant, location
         self._tags: dict[str, int] = {}
         self.refresh_tags()
 
     def refresh_tags(self) -> None:
         """Read the tag table again."""
-        with self.engine.connect() as c:
+        with self._reading() as c:
             rows = c.execute(select(schema.tag.c.name, schema.tag.c.id).where(schema.tag.c.plant == self.plant))
             self._tags = {name: i for name, i in rows}
 
     def tag_id(self, tag: str) -> int:
         """The key of a tag; `HistorianError` for one that was never registered."""
         if tag not in self._tags:
-            self.refresh_tags()
+            self.refresh_tags()  # another process may have registered it
         if tag not in self._tags:
             known = ", ".join(self._tags) or "none"
             raise HistorianError(f"no tag '{tag}'", f"historian of {self.plant}", f"It holds: {known}.")
@@ -41,59 +59,79 @@ class Queries:
         """Every tag that is known."""
         return list(self._tags)
 
-    def _frame(self, query: Select[Any], schema_: dict[str, Any]) -> pl.DataFrame:
-        with self.engine.connect() as c:
-            return pl.DataFrame(c.execute(query).fetchall(), schema=schema_, orient="row")
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with explained(self.location), self.engine.connect() as connection:
+            yield connection
+
+    def _frame(self, query: Executable, types: dict[str, Any]) -> pl.DataFrame:
+        with self._reading() as c:
+            rows = c.execute(query).fetchall()
+        return pl.DataFrame([tuple(r) for r in rows], schema=types, orient="row")
+
+    def _held(self, tag: str, start_s: float, end_s: float, *, usable: bool) -> pl.DataFrame:
+        """Samples in [start, end] preceded by the last one before: what was in force all along. ts, value, quality.
+
+        `usable`: only usable samples."""
+        s = schema.sample.c
+        begin, end = microseconds(start_s), microseconds(end_s)
+        query = select(s.ts, s.value, s.quality).where(s.tag_id == self.tag_id(tag))
+        if usable:
+            query = query.where(s.value.is_not(None), s.quality != int(Quality.BAD))
+        with self._reading() as c:
+            before = c.execute(query.where(s.ts < begin).order_by(s.ts.desc()).limit(1)).fetchall()
+            within = c.execute(query.where(s.ts >= begin, s.ts <= end).order_by(s.ts)).fetchall()
+        return pl.DataFrame([tuple(r) for r in (*before, *within)], schema=_SAMPLE, orient="row")
 
     def history(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
-        """Raw samples in [start, end]: tag, ts, value (null where bad), quality; by tag, then time."""
-        names = {self.tag_id(t): t for t in tags}
+        """Raw samples in [start, end]: tag, ts, value (null where bad), quality; tags in the order asked, then time."""
         s = schema.sample.c
-        query = (
-            select(s.tag_id, s.ts, s.value, s.quality)
-            .where(s.tag_id.in_(names), s.ts >= round(start_s * 1e6), s.ts <= round(end_s * 1e6))
-            .order_by(s.tag_id, s.ts)
-        )
-        frame = self._frame(query, {"tag_id": pl.Int64, "ts": pl.Int64, "value": pl.Float64, "quality": pl.Int64})
-        return frame.with_columns(pl.col("tag_id").replace_strict(names, return_dtype=pl.String).alias("tag")).select(
-            "tag", "ts", "value", "quality"
-        )
+        frames = [
+            self._frame(
+                select(s.ts, s.value, s.quality)
+                .where(s.tag_id == self.tag_id(tag), s.ts >= microseconds(start_s), s.ts <= microseconds(end_s))
+                .order_by(s.ts),
+                _SAMPLE,
+            ).select(pl.lit(tag, pl.String).alias("tag"), pl.all())
+            for tag in dict.fromkeys(tags)
+        ]
+        return pl.concat(frames) if frames else pl.DataFrame(schema={"tag": pl.String, **_SAMPLE})
 
     def grid(
         self, tags: Sequence[str], start_s: float, end_s: float, step_s: float, max_age_s: float | None = None
     ) -> pl.DataFrame:
-        """One row each `step_s` from `start_s`: ts and a column per tag, its last usable value at or before the instant.
+        """One row each `step_s` from `start_s` to `end_s`: ts and a column per tag, its last usable value at or before
+        the instant. Null where there is none, or where it is older than `max_age_s`."""
+        if not step_s > 0:
+            raise HistorianError(f"a grid cannot have a step of {step_s} s", f"historian of {self.plant}", "Give > 0.")
+        steps = max(int((end_s - start_s) / step_s + 1e-6) + 1, 0)
+        ts = microseconds(start_s) + np.round(np.arange(steps) * step_s * 1e6).astype(np.int64)
+        oldest = None if max_age_s is None else round(max_age_s * 1e6)
+        columns: dict[str, Any] = {"ts": ts}
+        for tag in dict.fromkeys(tags):
+            found = self._held(tag, start_s, end_s, usable=True)
+            columns[tag] = _last_at(found["ts"].to_numpy(), found["value"].to_numpy(), ts, oldest)
+        return pl.DataFrame(columns, schema_overrides={"ts": pl.Int64}).with_columns(pl.exclude("ts").fill_nan(None))
 
-        Null where there is none, where the newest one is bad, or where it is older than `max_age_s`.
-        """
-        n = max(int((end_s - start_s) / step_s + 1e-6) + 1, 0)
-        frame = pl.DataFrame({"ts": (np.round(start_s * 1e6) + np.round(np.arange(n) * step_s * 1e6)).astype(np.int64)})
-        lookback = max_age_s if max_age_s is not None else 86_400.0
-        raw = self.history(tags, start_s - lookback, end_s)
-        for tag in tags:
-            values = raw.filter(pl.col("tag") == tag).select("ts", pl.col("value").alias(tag))
-            frame = frame.join_asof(
-                values.sort("ts"), on="ts", strategy="backward",
-                tolerance=None if max_age_s is None else round(max_age_s * 1e6),
-            )  # fmt: skip
-        return frame
-
-    def latest(self, tags: Sequence[str]) -> pl.DataFrame:
-        """The newest sample of each tag: tag, ts, value, quality."""
+    def latest(self, tags: Sequence[str] | None = None) -> pl.DataFrame:
+        """The newest sample of each tag (default: every tag): tag, ts, value, quality. Tags without one are left out."""
         s, rows = schema.sample.c, []
-        with self.engine.connect() as c:
-            for tag in tags:
+        with self._reading() as c:
+            for tag in self.tags if tags is None else tags:
                 query = select(s.ts, s.value, s.quality).where(s.tag_id == self.tag_id(tag))
                 if row := c.execute(query.order_by(s.ts.desc()).limit(1)).first():
                     rows.append((tag, *row))
-        types = {"tag": pl.String, "ts": pl.Int64, "value": pl.Float64, "quality": pl.Int64}
-        return pl.DataFrame(rows, schema=types, orient="row")
+        return pl.DataFrame(rows, schema={"tag": pl.String, **_SAMPLE}, orient="row")
 
-    def newest(self) -> float | None:
-        """Plant time of the newest sample of any tag, s; None when there is none."""
+    def newest(self, before_s: float | None = None) -> float | None:
+        """Plant time of the newest sample of any tag (before `before_s`), s; None when there is none."""
         s = schema.sample.c
-        with self.engine.connect() as c:
-            newest = [c.execute(select(func.max(s.ts)).where(s.tag_id == i)).scalar() for i in self._tags.values()]
+        limit = _LATEST if before_s is None else microseconds(before_s)
+        with self._reading() as c:
+            newest = [
+                c.execute(select(func.max(s.ts)).where(s.tag_id == i, s.ts < limit)).scalar()
+                for i in self._tags.values()
+            ]
         found = [ts for ts in newest if ts is not None]
         return max(found) / 1e6 if found else None
 
@@ -101,35 +139,47 @@ class Queries:
         """How many samples a tag has in [start, end]."""
         s = schema.sample.c
         query = select(func.count()).where(
-            s.tag_id == self.tag_id(tag), s.ts >= round(start_s * 1e6), s.ts <= round(end_s * 1e6)
+            s.tag_id == self.tag_id(tag), s.ts >= microseconds(start_s), s.ts <= microseconds(end_s)
         )
-        with self.engine.connect() as c:
+        with self._reading() as c:
             return int(c.execute(query).scalar() or 0)
 
     def plot_values(self, tag: str, start_s: float, end_s: float, points: int) -> pl.DataFrame:
-        """At most about `points` rows (ts, value) that draw like all of them: each bucket keeps its lowest and highest."""
-        frame = self.history([tag], start_s, end_s).select("ts", "value")
-        if len(frame) <= points:
-            return frame
-        width = max(round((end_s - start_s) * 1e6 / (points / 2)), 1)
-        bucket = ((pl.col("ts") - round(start_s * 1e6)) // width).alias("bucket")
-        low = pl.col("value").arg_min()
-        high = pl.col("value").arg_max()
-        return (
-            frame.group_by(bucket)
-            .agg(pl.col("ts").gather(pl.concat_list(low, high).explode().drop_nulls()),
-                 pl.col("value").gather(pl.concat_list(low, high).explode().drop_nulls()))
-            .explode("ts", "value").select("ts", "value").unique().sort("ts")
-        )  # fmt: skip
+        """Rows (ts, value) that draw like all of them: about `points` at most, with every extreme and every gap kept.
+
+        Each of `points / 4` buckets keeps its first, lowest, highest and last value; a null stands where values are bad.
+        The first row is the value in force at `start_s`.
+        """
+        begin = microseconds(start_s)
+        frame = (
+            self._held(tag, start_s, end_s, usable=False)
+            .with_columns(pl.col("ts").clip(lower_bound=begin))
+            .unique("ts", keep="last", maintain_order=True)
+        )
+        # A stretch of bad values is one gap: its first row draws it.
+        gap = pl.col("value").is_null()
+        frame = frame.filter(~(gap & gap.shift(1, fill_value=False)))
+        if len(frame) > points:
+            width = max((microseconds(end_s) - begin) * 4 // max(points, 4), 1)
+            value, row = pl.col("value"), pl.int_range(pl.len())
+            kept = (
+                (row == 0)
+                | (row == pl.len() - 1)
+                | (row == value.arg_min())
+                | (row == value.arg_max())
+                | (value.is_null() & (value.is_null().cum_sum() == 1))
+            )
+            frame = frame.filter(kept.fill_null(False).over((pl.col("ts") - begin) // width))
+        return frame.select("ts", "value")
 
     def average(self, tag: str, start_s: float, end_s: float) -> float | None:
-        """Time-weighted average over [start, end], each value held until the next; bad stretches do not count."""
-        rows = self.history([tag], start_s - 86_400.0, end_s)
-        ts, value = rows["ts"].to_numpy(), rows["value"].to_numpy()
-        begin, stop = start_s * 1e6, end_s * 1e6
-        left = np.clip(ts, begin, stop)
-        right = np.clip(np.append(ts[1:], stop), begin, stop)
-        weight = np.where(np.isfinite(value), right - left, 0.0)
+        """Time-weighted average over [start, end]: each value holds until the next sample, and stretches without a usable
+        value do not count. None when nothing does."""
+        begin, end = microseconds(start_s), microseconds(end_s)
+        rows = self._held(tag, start_s, end_s, usable=False)
+        left = np.clip(rows["ts"].to_numpy(), begin, end)
+        value = rows["value"].fill_null(np.nan).to_numpy()
+        weight = np.where(np.isfinite(value), np.append(left[1:], end)[: len(left)] - left, 0)
         return float(np.nansum(value * weight) / weight.sum()) if weight.sum() > 0 else None
 
     def runs(self, kinds: Sequence[str] | None = None) -> pl.DataFrame:
@@ -151,30 +201,29 @@ class Queries:
         e = schema.event.c
         query = select(e.ts, e.kind, e.severity, e.source, e.key, e.message, e.data).where(e.plant == self.plant)
         if start_s is not None:
-            query = query.where(e.ts >= round(start_s * 1e6))
+            query = query.where(e.ts >= microseconds(start_s))
         if kinds is not None:
             query = query.where(e.kind.in_(list(kinds)))
         columns = ("kind", "severity", "source", "key", "message", "data")
-        return self._frame(
-            query.order_by(e.ts.desc()).limit(limit), {"ts": pl.Int64, **dict.fromkeys(columns, pl.String)}
-        )
+        query = query.order_by(e.ts.desc(), e.uid.desc()).limit(limit)
+        return self._frame(query, {"ts": pl.Int64, **dict.fromkeys(columns, pl.String)})
 
     def audits(self, start_s: float | None = None, limit: int = 200) -> pl.DataFrame:
         """Newest operator actions first: ts, who, action, target, old, new, accepted, reason."""
         a = schema.audit.c
         query = select(a.ts, a.who, a.action, a.target, a.old, a.new, a.accepted, a.reason).where(a.plant == self.plant)
         if start_s is not None:
-            query = query.where(a.ts >= round(start_s * 1e6))
+            query = query.where(a.ts >= microseconds(start_s))
         types = {"ts": pl.Int64, **dict.fromkeys(("who", "action", "target", "old", "new"), pl.String)}
         types |= {"accepted": pl.Boolean, "reason": pl.String}
-        return self._frame(query.order_by(a.ts.desc()).limit(limit), types)
+        return self._frame(query.order_by(a.ts.desc(), a.uid.desc()).limit(limit), types)
 
     def decisions(self, start_s: float | None = None, limit: int = 200) -> pl.DataFrame:
         """Newest decisions first: ts, mode, status, solve_ms, violation, surprise, data (JSON)."""
         d = schema.decision.c
         query = select(d.ts, d.mode, d.status, d.solve_ms, d.violation, d.surprise, d.data).where(d.plant == self.plant)
         if start_s is not None:
-            query = query.where(d.ts >= round(start_s * 1e6))
+            query = query.where(d.ts >= microseconds(start_s))
         types = {
             "ts": pl.Int64, "mode": pl.String, "status": pl.String, "solve_ms": pl.Float64, "violation": pl.Float64,
             "surprise": pl.Float64, "data": pl.String,
@@ -187,3 +236,16 @@ class Queries:
         query = select(p.step, p.tag, p.ts, p.value).where(p.plant == self.plant, p.decision_ts == decision_ts)
         types = {"step": pl.Int64, "tag": pl.String, "ts": pl.Int64, "value": pl.Float64}
         return self._frame(query.order_by(p.tag, p.step), types)
+
+
+def _last_at(
+    ts: NDArray[np.int64], value: NDArray[np.float64], instants: NDArray[np.int64], oldest: int | None
+) -> NDArray[np.float64]:
+    """The last value at or before each instant and no older than `oldest`; NaN where there is none."""
+    if not len(ts):
+        return np.full(len(instants), np.nan)
+    index = np.searchsorted(ts, instants, side="right") - 1
+    there = index >= 0
+    if oldest is not None:
+        there &= instants - ts[np.maximum(index, 0)] <= oldest
+    return np.where(there, value[np.maximum(index, 0)], np.nan)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+REVISION = "0001"  # the newest migration in `migrations/versions`
 metadata = MetaData()
 
 tag = Table(

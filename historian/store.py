@@ -2,75 +2,85 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+import polars as pl
 from numpy.typing import NDArray
-from sqlalchemy import Engine, create_engine, event, insert, select, text, update
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from historian import schema
-from historian.queries import Queries
+from historian.database import check, explained, locate, migrate, open_engine
+from historian.queries import Queries, microseconds
+from historian.spool import Spool
 from historian.writer import BufferedWriter
 from plant.errors import HistorianError
 from plant.link import Quality, Value
 from plant.spec import PlantSpec
 
 Array = NDArray[np.float64]
-_MIGRATIONS = Path(__file__).parent / "migrations"
-
-
-def microseconds(time_s: float) -> int:
-    """Plant time in seconds -> int64 microseconds."""
-    return round(time_s * 1e6)
+_CHUNK = 10_000  # rows handed to the writer at once
+_COUNTED_BYTES = 64 << 20  # the rows of a file up to this size are counted, those of a bigger one estimated
+_BYTES_A_ROW = 36
+_WRITER_BUSY_S = 1.0  # the writer tries again anyway, and a close must not wait long
 
 
 class Historian(Queries):
     """Write and query one plant's history. A context manager.
 
     **Arguments:** `location` a file (its folder is created) or a SQLAlchemy URL; `plant` its name; `read_only` opens
-    for queries alone. Opening brings the schema up to date. Writes never block and never raise: see `BufferedWriter`.
+    for queries alone; `max_pending` rows wait in memory while the database cannot be written, before they go to disk.
+    Opening brings the schema up to date.
 
-    Raises `HistorianError` when the store cannot be opened: not a database, from a newer version, not writable.
+    Writing samples, events, audits and decisions never waits for the database and loses nothing: see `BufferedWriter`.
+    Raises `HistorianError` when the store cannot be opened: not a database, from a newer version, locked, not writable.
     """
 
     def __init__(
-        self, location: str | Path, plant: str, *, read_only: bool = False, max_pending: int = 500_000
+        self, location: str | Path, plant: str, *, read_only: bool = False, max_pending: int = 200_000
     ) -> None:
-        self.plant, self.location, self.read_only = plant, str(location), read_only
-        self.path, url = _locate(location)
-        if self.path and read_only and not self.path.exists():
-            raise HistorianError(
-                "there is no historian yet", str(self.path), "Start `homeostat record` or `homeostat demo` first."
-            )
+        self.read_only = read_only
+        self.path, url = locate(location)
+        place = str(location) if self.path else url.render_as_string()  # a URL without its password
         if self.path and not read_only:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise HistorianError(f"the folder cannot be made: {e}", str(self.path.parent), "Choose another.") from e
-        engine = _engine(url, read_only)
-        try:
-            if not read_only:
-                _migrate(engine, self.location)
-            super().__init__(engine, plant)
-        except SQLAlchemyError as e:
-            engine.dispose()
+        elif self.path and not self.path.exists():
             raise HistorianError(
-                f"it cannot be opened: {str(e.__cause__ or e).splitlines()[0]}",
-                self.location,
-                "Check that the file is a Homeostat historian, is writable, and that the disk is not full.",
-            ) from e
-        spool = self.path.with_suffix(".spool.jsonl") if self.path else None
-        self._writer = None if read_only else BufferedWriter(engine, spool, max_pending=max_pending)
+                "there is no historian yet", str(self.path), "Start `homeostat record` or `homeostat demo` first."
+            )
+        engine = open_engine(url, write=False)
+        self._writing = None if read_only else open_engine(url, write=True)
+        self._writer: BufferedWriter | None = None
+        try:
+            if self._writing is None:
+                check(engine, place)
+            else:
+                migrate(engine, self._writing, place)
+            super().__init__(engine, plant, place)
+        except HistorianError:
+            engine.dispose()
+            if self._writing is not None:
+                self._writing.dispose()
+            raise
+        if not read_only:
+            self._writer = BufferedWriter(
+                open_engine(url, write=True, busy_s=_WRITER_BUSY_S),
+                Spool(self.path) if self.path else None,
+                plant,
+                lambda: {i: name for name, i in self._tags.items()},
+                max_pending=max_pending,
+            )
+        # Events of one moment keep their order: the writer's own number first, then a count.
+        self._uids = (f"{uuid.uuid4().hex[:16]}{i:016x}" for i in itertools.count())
 
     def __enter__(self) -> Historian:
         return self
@@ -83,6 +93,9 @@ class Historian(Queries):
         if self._writer:
             self._writer.close(timeout_s)
             self._writer = None
+        if self._writing:
+            self._writing.dispose()
+            self._writing = None
         self.engine.dispose()
 
     def register(self, spec: PlantSpec) -> None:
@@ -126,19 +139,32 @@ class Historian(Queries):
             )
         self._put("sample", rows)
 
-    def sample_block(self, values: Mapping[str, Array], times_s: Array) -> None:
-        """Store many samples at once: tag -> (n,) at `times_s` (n,). NaN is stored as a gap."""
-        ts = [microseconds(t) for t in times_s]
+    def sample_block(self, values: Mapping[str, Array], times_s: Array, quality: Quality = Quality.GOOD) -> None:
+        """Store many samples at once: tag -> (n,) at `times_s` (n,), plant seconds. NaN is stored as a gap.
+
+        Held up only when the database works and is slower than the caller."""
+        times = np.asarray(times_s, dtype=float)
+        if len(times) == 0:
+            return
+        for extreme in (times.min(), times.max()):
+            microseconds(float(extreme))  # refuses what is no time
+        ts = np.round(times * 1e6).astype(np.int64).tolist()
         for tag, column in values.items():
             i = self.tag_id(tag)
-            good = np.isfinite(column)
-            self._put(
-                "sample",
-                [
-                    {"tag_id": i, "ts": t, "value": v if g else None, "quality": 0 if g else int(Quality.BAD)}
-                    for t, v, g in zip(ts, column.tolist(), good.tolist(), strict=True)
-                ],
-            )
+            column = np.asarray(column, dtype=float)
+            if column.shape != times.shape:
+                raise HistorianError(
+                    f"{tag} has {column.shape} values at {times.shape} times", self.location, "Give one a time."
+                )
+            good = np.isfinite(column) & (quality is not Quality.BAD)
+            rows = [
+                {"tag_id": i, "ts": t, "value": v if g else None, "quality": int(quality) if g else int(Quality.BAD)}
+                for t, v, g in zip(ts, column.tolist(), good.tolist(), strict=True)
+            ]
+            for first in range(0, len(rows), _CHUNK):
+                self._put("sample", rows[first : first + _CHUNK])
+                if self._writer:
+                    self._writer.wait_for_room()
 
     def event(
         self, time_s: float, kind: str, message: str, *, severity: str = "info", source: str = "", key: str = "",
@@ -146,8 +172,8 @@ class Historian(Queries):
     ) -> None:  # fmt: skip
         """Store an event: an alarm raised, cleared or acknowledged, a mode change, a lost link."""
         self._put("event", [{
-            "uid": uuid.uuid4().hex, "plant": self.plant, "ts": microseconds(time_s), "kind": kind, "severity": severity,
-            "source": source, "key": key, "message": message, "data": json.dumps(dict(data or {})),
+            "uid": next(self._uids), "plant": self.plant, "ts": microseconds(time_s), "kind": kind, "severity": severity,
+            "source": source, "key": key, "message": message, "data": _json(data),
         }])  # fmt: skip
 
     def audit(
@@ -156,7 +182,7 @@ class Historian(Queries):
     ) -> None:  # fmt: skip
         """Store what a person asked for, and whether it was accepted."""
         self._put("audit", [{
-            "uid": uuid.uuid4().hex, "plant": self.plant, "ts": microseconds(time_s), "who": who, "action": action,
+            "uid": next(self._uids), "plant": self.plant, "ts": microseconds(time_s), "who": who, "action": action,
             "target": target, "old": str(old), "new": str(new), "accepted": bool(accepted), "reason": reason,
         }])  # fmt: skip
 
@@ -169,7 +195,7 @@ class Historian(Queries):
         ts = microseconds(time_s)
         self._put("decision", [{
             "plant": self.plant, "ts": ts, "mode": mode, "status": status, "solve_ms": float(solve_ms),
-            "violation": _finite(violation), "surprise": _finite(surprise), "data": json.dumps(dict(data or {})),
+            "violation": _finite(violation), "surprise": _finite(surprise), "data": _json(data),
         }])  # fmt: skip
         rows = [
             {
@@ -183,8 +209,7 @@ class Historian(Queries):
             for tag, column in (predicted or {}).items()
             for k, (t, v) in enumerate(zip(step_times, column, strict=True))
         ]
-        if rows:
-            self._put("prediction", rows)
+        self._put("prediction", rows)
 
     def open_run(self, kind: str, start_s: float, seed: int | None = None, note: str = "") -> int:
         """Begin a run (recorded, excitation, incident or control): the unit that training data is split by."""
@@ -214,78 +239,90 @@ class Historian(Queries):
         """Wait until everything handed over is in the database; False when `timeout_s` ran out first."""
         return self._writer.flush(timeout_s) if self._writer else True
 
+    def end_abandoned_runs(self, kind: str) -> None:
+        """End runs of a kind that nobody ended (their recorder was killed) at their last sample."""
+        left_open = self.runs([kind])
+        for run, following in zip(left_open["id"], [*left_open["start_ts"][1:], None], strict=True):
+            row = left_open.row(by_predicate=pl.col("id") == run, named=True)
+            if row["end_ts"] is None:
+                newest = self.newest(None if following is None else following / 1e6)
+                self.close_run(run, max(newest or 0.0, row["start_ts"] / 1e6))
+
+    def prune_predictions(self, before_s: float) -> int:
+        """Forget predictions made before a plant time; how many rows that were. Decisions and samples stay."""
+        p = schema.prediction.c
+        with self._begin() as c:
+            query = delete(schema.prediction).where(p.plant == self.plant, p.decision_ts < microseconds(before_s))
+            return c.execute(query).rowcount
+
     def status(self) -> dict[str, Any]:
-        """Size and health: file_bytes, newest_s, pending rows, spooled bytes, last_error ('' when well)."""
-        size = None
-        if self.path:
-            files = [self.path, self.path.with_name(self.path.name + "-wal")]
-            size = sum(p.stat().st_size for p in files if p.exists())
-        newest = self.newest()
-        return {
+        """Size and health, never an error.
+
+        file_bytes; sample_rows of all plants in the file, exact if sample_rows_exact, else estimated from its size;
+        newest_s (plant time, None: no samples); pending rows in memory; spooled_rows and spooled_bytes on disk, of every
+        process; last_error ('' while rows are stored).
+        """
+        writer, spool = self._writer, Spool(self.path) if self.path else None
+        facts: dict[str, Any] = {
             "location": self.location,
-            "file_bytes": size,
-            "newest_s": newest,
-            "pending": self._writer.pending if self._writer else 0,
-            "spooled_bytes": self._writer.spooled if self._writer else 0,
-            "last_error": self._writer.last_error if self._writer else "",
+            "file_bytes": self._file_bytes(),
+            "sample_rows": None,
+            "sample_rows_exact": False,
+            "newest_s": None,
+            "pending": writer.pending if writer else 0,
+            "spooled_rows": spool.rows if spool else 0,
+            "spooled_bytes": spool.bytes if spool else 0,
+            "last_error": writer.last_error if writer else "",
         }
+        try:
+            facts["newest_s"] = self.newest()
+            facts["sample_rows"], facts["sample_rows_exact"] = self._sample_rows(facts["file_bytes"])
+        except HistorianError as e:
+            facts["last_error"] = facts["last_error"] or str(e)
+        return facts
+
+    def _file_bytes(self) -> int | None:
+        if self.path is None:
+            return None
+        files = [self.path, self.path.with_name(self.path.name + "-wal")]
+        return sum(p.stat().st_size for p in files if p.exists())
+
+    def _sample_rows(self, file_bytes: int | None) -> tuple[int, bool]:
+        if file_bytes is not None and file_bytes > _COUNTED_BYTES:
+            return file_bytes // _BYTES_A_ROW, False
+        with self._reading() as c:
+            return int(c.execute(select(func.count()).select_from(schema.sample)).scalar() or 0), True
 
     def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
         if self._writer is None:
             raise HistorianError("it was opened read-only, or is closed", self.location, "Open it for writing.")
-        self._writer.put(table, rows)
+        if rows:
+            self._writer.put(table, rows)
 
-    def _begin(self):
-        if self.read_only:
-            raise HistorianError("it was opened read-only", self.location, "Open it for writing.")
-        return self.engine.begin()
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        if self._writing is None:
+            raise HistorianError("it was opened read-only, or is closed", self.location, "Open it for writing.")
+        with explained(self.location), self._writing.begin() as connection:
+            yield connection
 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _locate(location: str | Path) -> tuple[Path | None, URL]:
-    if "://" not in str(location):
-        path = Path(location)
-        return path, URL.create("sqlite", database=str(path))
-    try:
-        url = make_url(str(location))
-    except ArgumentError as e:
-        raise HistorianError(f"not a database URL: {e}", str(location), "Give a file or a SQLAlchemy URL.") from e
-    file = url.database if url.get_backend_name() == "sqlite" else None
-    return (Path(file) if file else None), url
+def _json(data: Mapping[str, Any] | None) -> str:
+    """JSON as every reader takes it: NaN is null, and arrays are lists."""
+    return json.dumps(_plain(dict(data or {})), allow_nan=False)
 
 
-def _engine(url: URL, read_only: bool) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        return create_engine(url)
-    engine = create_engine(url, connect_args={"timeout": 5.0, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _record: object) -> None:
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-        else:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-
-    return engine
-
-
-def _migrate(engine: Engine, location: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    script = ScriptDirectory.from_config(config)
-    with engine.begin() as connection:
-        now = MigrationContext.configure(connection).get_current_revision()
-        if now == script.get_current_head():
-            return
-        if now is not None and now not in {r.revision for r in script.walk_revisions()}:
-            raise HistorianError(
-                f"its schema ({now}) is newer than this Homeostat knows", location, "Upgrade Homeostat."
-            )
-        if engine.dialect.name == "sqlite":
-            connection.execute(text("PRAGMA foreign_keys = OFF"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return _finite(value)
+    return value if value is None or isinstance(value, str | int) else str(value)
