@@ -66,21 +66,26 @@ def excitation_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Reco
 
 
 def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Recording:
-    """`batch` short simulated runs, three in four starting hot, saved or not: what no plant should be made to record."""
+    """`batch` simulated runs that no plant should be made to record: interlocks off, feed and fouling at their worst,
+    moves too hot, and full cooling only from a random temperature on: in time, or too late. One in five starts hot."""
+    guard = next(g for g in spec.guardrails if g.fallback_tag)
     bare = spec.model_copy(update={"regulatory": spec.regulatory.model_copy(update={"interlocks": ()})})
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     x0 = _spread_states(spec, batch, rng)
-    hot = rng.random(batch) < 0.75
+    hot = rng.random(batch) < 0.2
     x0[hot, 0] = rng.uniform(0.45, 0.95, hot.sum())
     x0[hot, 1] = rng.uniform(328.0, 352.0, hot.sum())
     plant = SimulatedPlant(bare, seed, batch, _disturbance(371.0, 0.25), x0=x0)
-    rescue = rng.integers(0, 2 * samples, batch)  # half of them never
+    safe = np.array([t.move.safe for t in spec.mvs if t.move])
+    high = np.array([t.move.limits[1] for t in spec.mvs if t.move])
+    push, rescue_at = rng.uniform(0.0, 8.0, (batch, 1)), rng.uniform(328.0, guard.limit, batch)
+    rescuing = np.zeros(batch, bool)
 
-    def override(step: int, moves: Array) -> Array:
-        safe = np.array([t.move.safe for t in spec.mvs if t.move])
-        return np.where((rescue <= step)[:, None], safe, moves)
+    def override(moves: Array, reading: dict[str, Array]) -> Array:
+        rescuing[:] = (rescuing | (reading[guard.tag] > rescue_at)) & ~(reading[guard.tag] < 323.0)
+        return np.where(rescuing[:, None], safe, np.minimum(moves + push, high))
 
-    return _record(bare, plant, samples, seed, "incident", override, ceiling=358.0)
+    return _record(bare, plant, samples, seed, "incident", override, ceiling=guard.limit + 8.0)
 
 
 def _spread_states(spec: PlantSpec, batch: int, rng: np.random.Generator) -> Array:
@@ -99,7 +104,7 @@ def _record(
     samples: int,
     seed: int,
     kind: str,
-    override: Callable[[int, Array], Array] | None = None,
+    override: Callable[[Array, dict[str, Array]], Array] | None = None,
     ceiling: float = np.inf,
 ) -> Recording:
     start = np.clip(
@@ -132,7 +137,7 @@ def _record(
             v[over, k] = np.nan
         moves = excitation.next(reading)
         if override is not None:
-            moves = override(k, moves)
+            moves = override(moves, reading)
         layer.beat(k, 0.0)
         layer.write({mv.name: moves[:, i] for i, mv in enumerate(spec.mvs)})
         forced, low, high = np.zeros(plant.batch, bool), layer.outputs + np.inf, layer.outputs - np.inf

@@ -12,7 +12,7 @@ from plant.spec import PlantSpec
 
 Progress = Callable[[str, int, int], None]
 _BATCH = 128
-EXCITATION_SAMPLES, INCIDENT_SAMPLES = 60, 30
+EXCITATION_SAMPLES, INCIDENT_SAMPLES = 60, 40
 
 
 def excite_lockstep(

@@ -62,6 +62,13 @@ class SafetyScenario:
         targets = rng.uniform(0.84, 0.90, (3, runs))
         return SafetyScenario(feed, parameters, x0, np.repeat(targets, _SAMPLES // 3, 0), seed)
 
+    def first(self, runs: int) -> SafetyScenario:
+        """The first `runs` runs of this scenario."""
+        part = slice(0, runs)
+        return SafetyScenario(
+            self.feed[:, part], self.parameters[part], self.x0[part], self.targets[:, part], self.seed
+        )
+
     def plant(self, spec: PlantSpec, noise: float = 1.0) -> SimulatedPlant:
         """The plants of this scenario, all in one batch."""
         runs = self.feed.shape[1]

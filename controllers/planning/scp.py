@@ -72,7 +72,8 @@ class ScpPlanner:
         rollout, inputs = self.roll(problem, moves)
         best, key = rollout, self._key(problem, rollout)
         safe = self.inside(problem, problem.fallback.expand_as(moves))
-        best, key, _ = self._better(problem, best, key, self.roll(problem, safe)[0])
+        fallback = self.roll(problem, safe)[0]
+        best, key = self._better(problem, best, key, fallback)
         late, energies = False, [self._energy(problem, rollout)]
         for _ in range(self.config.iterations):
             if deadline is not None and time.perf_counter() >= deadline:
@@ -80,11 +81,14 @@ class ScpPlanner:
                 break
             moves = self.inside(problem, moves + self._step(problem, rollout, inputs))
             rollout, inputs = self.roll(problem, moves)
-            best, key, _ = self._better(problem, best, key, rollout)
+            best, key = self._better(problem, best, key, rollout)
             energies.append(self._energy(problem, rollout))
         settled = torch.zeros_like(energies[0], dtype=torch.bool)
         if len(energies) > 2:
             settled = (energies[-1] - energies[-2]).abs() <= 0.01 * (0.1 + energies[-2].abs())
+        # No plan that breaks a guardrail of the first rank is worth more than the fallback itself.
+        broken = (self._violation(problem, best)[:, 0] * 100).floor() > 0
+        best = _choose(broken, best, fallback)
         terms = self.energy.terms(best, problem)
         total = torch.stack(list(terms.values())).sum(0)
         return Plan(best, self._violation(problem, best), total, terms, settled, late)
@@ -149,11 +153,12 @@ class ScpPlanner:
     def _key(self, problem: Problem, rollout: Rollout) -> Tensor:
         return rank_key(self._violation(problem, rollout), self._energy(problem, rollout))
 
-    def _better(self, problem: Problem, best: Rollout, key: Tensor, other: Rollout) -> tuple[Rollout, Tensor, Tensor]:
+    def _better(self, problem: Problem, best: Rollout, key: Tensor, other: Rollout) -> tuple[Rollout, Tensor]:
         new = self._key(problem, other)
-        wins = new < key
-        pick = [
-            torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a)
-            for a, b in zip(vars(best).values(), vars(other).values(), strict=True)
-        ]
-        return Rollout(*pick), torch.where(wins, new, key), wins
+        return _choose(new < key, best, other), torch.minimum(new, key)
+
+
+def _choose(wins: Tensor, best: Rollout, other: Rollout) -> Rollout:
+    """`other` where `wins` (batch,), else `best`."""
+    pairs = zip(vars(best).values(), vars(other).values(), strict=True)
+    return Rollout(*(torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in pairs))
