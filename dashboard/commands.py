@@ -38,14 +38,15 @@ def controls(view: OperatorView, live: LiveSource) -> None:
 
 
 def _mode(live: LiveSource) -> None:
-    st.segmented_control("Mode", _MODES, key="mode", label_visibility="collapsed", width="stretch")
+    st.segmented_control("Mode", _MODES, key="mode", required=True, label_visibility="collapsed", width="stretch")
     reason, button = st.columns([2, 1], vertical_alignment="bottom")
     reason.text_input("Reason", key="reason", max_chars=120, placeholder="reason", label_visibility="collapsed")
 
     def ask() -> None:
         wanted, why = st.session_state.mode, st.session_state.reason
         if wanted:
-            _ask(live, f"mode {wanted}", lambda who: live.client.set_mode(wanted, who, why))
+            if _ask(live, f"mode {wanted}", lambda who: live.client.set_mode(wanted, who, why)):
+                st.session_state.reason = ""  # it was the reason of that change, not of the next
         else:
             _tell("Choose a mode first.", False)
 
@@ -117,19 +118,21 @@ def _move(view: OperatorView, live: LiveSource) -> None:
     st.caption(within if mode == "MANUAL" else f"Moves by hand need MANUAL; the mode is {mode}.")
 
 
-def _ask(live: LiveSource, what: str, call: Callable[[str], str]) -> None:
+def _ask(live: LiveSource, what: str, call: Callable[[str], str]) -> bool:
+    """Send a command in the operator's name and keep the answer for the page. True when it was accepted."""
     who = str(st.session_state.get("who", "")).strip()
     if not who:
         _tell(f"Not sent: {what}. Enter your name under Operator first.", False)
-        return
+        return False
     try:
         refusal = call(who)
         live.refresh()
     except LinkError as e:
-        _tell(f"Not sent: {what}. {e}", False)
-        return
+        _tell(f"No answer: {what}. {e}", False)
+        return False
     at = datetime.now().strftime("%H:%M:%S")
     _tell(f"{at} Refused: {what}. {refusal}" if refusal else f"{at} Accepted: {what}.", not refusal)
+    return not refusal
 
 
 def _tell(text: str, good: bool) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from dataclasses import dataclass
 
@@ -70,8 +71,9 @@ class LiveSource:
             self._fresh.wait_for(lambda: self.controller is not None or bool(self.controller_error), timeout_s)
 
     def refresh(self) -> None:
-        """Read the controller now: after a command, the page must not show what was before it. Raises `LinkError`."""
-        self._keep(self.client.snapshot(), "")
+        """Read the controller now: after a command, the page must not show what was before it."""
+        with contextlib.suppress(LinkError):  # the poll will say so
+            self._keep(self.client.snapshot(), "")
 
     def _keep(self, snapshot: ControllerSnapshot | None, error: str) -> None:
         with self._fresh:
