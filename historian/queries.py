@@ -42,7 +42,8 @@ class Queries:
     def refresh_tags(self) -> None:
         """Read the tag table again."""
         with self._reading() as c:
-            rows = c.execute(select(schema.tag.c.name, schema.tag.c.id).where(schema.tag.c.plant == self.plant))
+            t = schema.tag.c
+            rows = c.execute(select(t.name, t.id).where(t.plant == self.plant).order_by(t.id))
             self._tags = {name: i for name, i in rows}
 
     def tag_id(self, tag: str) -> int:
@@ -116,6 +117,8 @@ class Queries:
     def latest(self, tags: Sequence[str] | None = None) -> pl.DataFrame:
         """The newest sample of each tag (default: every tag): tag, ts, value, quality. Tags without one are left out."""
         s, rows = schema.sample.c, []
+        if tags is None:
+            self.refresh_tags()  # another process may have registered some
         with self._reading() as c:
             for tag in self.tags if tags is None else tags:
                 query = select(s.ts, s.value, s.quality).where(s.tag_id == self.tag_id(tag))
@@ -127,6 +130,7 @@ class Queries:
         """Plant time of the newest sample of any tag (before `before_s`), s; None when there is none."""
         s = schema.sample.c
         limit = _LATEST if before_s is None else microseconds(before_s)
+        self.refresh_tags()  # another process may have registered some
         with self._reading() as c:
             newest = [
                 c.execute(select(func.max(s.ts)).where(s.tag_id == i, s.ts < limit)).scalar()

@@ -96,7 +96,7 @@ decision = Table(
     Column("ts", BigInteger, primary_key=True),
     Column("mode", String(16), nullable=False),
     Column("status", String(16), nullable=False),
-    Column("solve_ms", Float, nullable=False),
+    Column("solve_ms", Float),
     Column("violation", Float),
     Column("surprise", Float),
     Column("data", Text, nullable=False),

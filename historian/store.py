@@ -80,7 +80,8 @@ class Historian(Queries):
                 max_pending=max_pending,
             )
         # Events of one moment keep their order: the writer's own number first, then a count.
-        self._uids = (f"{uuid.uuid4().hex[:16]}{i:016x}" for i in itertools.count())
+        me = uuid.uuid4().hex[:16]
+        self._uids = (f"{me}{i:016x}" for i in itertools.count())
 
     def __enter__(self) -> Historian:
         return self
@@ -93,10 +94,10 @@ class Historian(Queries):
         if self._writer:
             self._writer.close(timeout_s)
             self._writer = None
+        self.engine.dispose()  # before a connection that may write: the last one folds the log into the file
         if self._writing:
             self._writing.dispose()
             self._writing = None
-        self.engine.dispose()
 
     def register(self, spec: PlantSpec) -> None:
         """Make the spec's tags known. A tag that changed its unit while it has samples is a `HistorianError`."""
@@ -194,7 +195,7 @@ class Historian(Queries):
         """Store a controller's decision at a sample, with what it expects (tag -> value at each of `step_times`, s)."""
         ts = microseconds(time_s)
         self._put("decision", [{
-            "plant": self.plant, "ts": ts, "mode": mode, "status": status, "solve_ms": float(solve_ms),
+            "plant": self.plant, "ts": ts, "mode": mode, "status": status, "solve_ms": _finite(solve_ms),
             "violation": _finite(violation), "surprise": _finite(surprise), "data": _json(data),
         }])  # fmt: skip
         rows = [

@@ -100,6 +100,7 @@ class BufferedWriter:
         self._stop.set()
         self._wake.set()
         self._thread.join()
+        self._engine.dispose()
         if self._pending:
             self._spill()
         if self._pending:

@@ -73,7 +73,7 @@ def upgrade() -> None:
         sa.Column("ts", sa.BigInteger, primary_key=True),
         sa.Column("mode", sa.String(16), nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
-        sa.Column("solve_ms", sa.Float, nullable=False),
+        sa.Column("solve_ms", sa.Float),
         sa.Column("violation", sa.Float),
         sa.Column("surprise", sa.Float),
         sa.Column("data", sa.Text, nullable=False),
