@@ -626,11 +626,13 @@ async def test_hung_loop_stops_the_heartbeat(make_rig):
         return Receipt()
 
     rig.link.write = hang
-    await rig.clock.advance(rig.clock.due)
-    end = rig.clock.wall_time() + 10
-    while rig.link.layer.mode is PlantMode.REMOTE:
-        assert rig.clock.wall_time() < end
-        await asyncio.sleep(0.02)
-        rig.link.layer.watch(rig.clock.wall_time())
-    over.set()
+    try:
+        await rig.clock.advance(rig.clock.due)
+        end = rig.clock.wall_time() + 10
+        while rig.link.layer.mode is PlantMode.REMOTE:
+            assert rig.clock.wall_time() < end
+            await asyncio.sleep(0.02)
+            rig.link.layer.watch(rig.clock.wall_time())
+    finally:
+        over.set()
     assert "heartbeat lost" in rig.link.layer.shed_reason
