@@ -20,7 +20,7 @@ Option = dict[str, Any]
 Point = list[float | None]
 
 _LEFT_PX, _RIGHT_PX, _TITLE_PX, _AXIS_PX = 52, 10, 20, 24
-_INTERVALS = 4
+_INTERVALS = 5
 _LABEL_SHARE = 0.1  # of a panel's height that a limit's name needs for itself
 _NEAR = 0.7  # a limit is drawn when it is at most this share of the shown span away
 
@@ -123,8 +123,6 @@ def _add_panel(
             "axisLabel": {
                 "color": MUTED,
                 "margin": 6,
-                "showMinLabel": _on_step(low, step),
-                "showMaxLabel": _on_step(high, step),
             },
             "splitLine": {"lineStyle": {"color": LINE, "opacity": 0.35}},
         }
@@ -257,20 +255,15 @@ def scale(tag: Tag, values: Sequence[float | None], limits: Sequence[float]) -> 
     near = [v for v in limits if tag.move or low - _NEAR * span <= v <= high + _NEAR * span]
     low, high = min([low, *near]), max([high, *near])
     room = 0.06 * (high - low)
+    low, high = low - room, high + room
     step = _round_step((high - low) / _INTERVALS)
-    # Ends at half steps: rounder ones waste the height, finer ones would move with every sample.
-    half = step / 2
-    return round(math.floor((low - room) / half) * half, 10), round(math.ceil((high + room) / half) * half, 10), step
+    return round(math.floor(low / step) * step, 10), round(math.ceil(high / step) * step, 10), step
 
 
 def _round_step(least: float) -> float:
     """The smallest of 1, 2, 2.5, 5 x 10^n that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= least * (1 - 1e-9))
-
-
-def _on_step(value: float, step: float) -> bool:
-    return abs(value / step - round(value / step)) < 1e-6
 
 
 def _believable(reading: Reading | None) -> bool:

@@ -42,7 +42,8 @@ PAGE_CSS = f"""
   .st-key-controls label p, .st-key-controls .stCaption p {{font-size:12px !important; color:{MUTED}; margin:0}}
   .st-key-controls input {{font-size:14px; padding:3px 8px}}
   .st-key-controls [data-baseweb=input], .st-key-controls [data-baseweb=select] > div {{min-height:30px}}
-  .st-key-controls button {{min-height:30px; padding:2px 10px; font-size:13px}}
+  .st-key-controls .stButton button {{min-height:40px; padding:2px 10px; font-size:13px}}
+  .st-key-controls button {{font-size:13px}}
   .st-key-controls button[role=tab] {{min-height:26px; padding:0 2px}}
   .st-key-controls [data-testid=stTabs] [role=tablist] {{gap:14px}}
   .st-key-controls [data-testid=stVerticalBlock] {{gap:6px}}

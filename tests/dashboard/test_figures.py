@@ -102,7 +102,7 @@ def test_scales_hold_the_values_in_round_steps(spec):
     T = spec.tag("T")
     low, high, step = scale(T, [49.0, 52.0, None], [95.0])
     assert low <= 49.0 < 52.0 <= high < 95.0
-    assert (2 * low / step) % 1 == (2 * high / step) % 1 == 0
+    assert (low / step) % 1 == (high / step) % 1 == 0
     assert scale(T, [80.0, 84.0], [85.0])[1] >= 85.0
     low, high, _ = scale(T, [50.0, 50.0], [])
     assert high - low >= 20 * T.noise, "noise must not fill the panel"
