@@ -132,7 +132,15 @@ class WindowSet:
 
 def channel_scale(spec: PlantSpec, runs: Sequence[Run]) -> Scale:
     """Normalisation of [measured, dvs, applied] from `runs`; a channel that hardly moves is scaled by its noise or by
-    1/200 of its range, so that a constant tag is not amplified."""
+    1/200 of its range, so that a constant tag is not amplified. Raises `ModelError` for a tag without any reading."""
     tags = [*spec.measured, *spec.dvs, *spec.mvs]
     floor = np.array([max(3 * t.noise, (t.range[1] - t.range[0]) / 200) for t in tags])
-    return Scale.fit(np.concatenate([np.concatenate([r.measured, r.dvs, r.applied], 1) for r in runs]), floor)
+    rows = np.concatenate([np.concatenate([r.measured, r.dvs, r.applied], 1) for r in runs])
+    rows = np.where(np.isfinite(rows), rows, np.nan)
+    if silent := [tags[i].name for i in np.flatnonzero(np.isnan(rows).all(axis=0))]:
+        raise ModelError(
+            f"{', '.join(silent)}: no reading in any run",
+            f"training data of {spec.name}",
+            "Record it, or take it out of the plant file.",
+        )
+    return Scale.fit(rows, floor)
