@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -73,13 +74,25 @@ def simulate(
     endpoint: Endpoint = None,
     steady: Annotated[bool, typer.Option("--steady", help="No feed steps and no fouling.")] = False,
     noise: Annotated[float, typer.Option(min=0.0, help="Scale of the sensor noise.")] = 1.0,
+    start: Annotated[
+        float | None, typer.Option(help="Plant time to start from, s since the Unix epoch; default: now.")
+    ] = None,
 ) -> None:
     """Serve a simulated plant over OPC UA, with its own regulatory layer."""
     from homeostat import live
 
     spec = load_spec(plant)
     live.run_until_signal(
-        lambda stop: live.simulate(spec, stop, endpoint=endpoint, speed=speed, seed=seed, steady=steady, noise=noise)
+        lambda stop: live.simulate(
+            spec,
+            stop,
+            endpoint=endpoint,
+            speed=speed,
+            seed=seed,
+            steady=steady,
+            noise=noise,
+            start_s=start,
+        )
     )
 
 
@@ -100,7 +113,7 @@ def check(plant: PlantName, endpoint: Endpoint = None, as_json: Json = False) ->
     else:
         table = Table("severity", "tag", "what", "what to do")
         for f in findings:
-            table.add_row(str(f.severity), f.tag, f.what, f.fix)
+            table.add_row(*(escape(cell) for cell in (str(f.severity), f.tag, f.what, f.fix)))
         out.print(table)
     if any(f.severity is Severity.ERROR for f in findings):
         raise typer.Exit(1)
@@ -186,7 +199,7 @@ def train(
     spec = load_spec(plant)
     settings = TrainFile.read(config, steps=steps, seed=seed)
     if show_config:
-        out.print(yaml.safe_dump(settings.model_dump(), sort_keys=False), end="")
+        typer.echo(yaml.safe_dump(settings.model_dump(), sort_keys=False), nl=False)
         return
     target = checkpoint or data_dir / spec.name / "model"
     train_into(spec, historian_path(data_dir, spec), target, settings)
@@ -244,7 +257,7 @@ def control(
     spec = load_spec(plant)
     settings = load_config(config) if config else ControllerConfig()
     if show_config:
-        out.print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+        typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
         return
     if mode.upper() not in (Mode.OFF, Mode.ADVISORY, Mode.AUTO):
         raise typer.BadParameter(
@@ -295,7 +308,7 @@ def status(
     else:
         table = Table("", plant)
         for name, value in facts.items():
-            table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+            table.add_row(name, escape(json.dumps(value) if isinstance(value, dict | list) else str(value)))
         out.print(table)
     if facts["controller"] != "reachable":
         raise typer.Exit(1)
@@ -335,25 +348,29 @@ def demo(
 def main() -> None:
     """Entry point: errors made on purpose are one line; anything else too, unless --debug."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as e:
-        sys.exit(e.exit_code)
+        code = app(standalone_mode=False)  # an exit status given by `typer.Exit` comes back as the result
     except typer.Abort:
-        sys.exit(130)
+        code = 130
     except HomeostatError as e:
         if os.environ.get("HOMEOSTAT_DEBUG"):
             raise
-        err.print(f"[bold red]error[/bold red]: {e}", soft_wrap=True, highlight=False)
-        sys.exit(1)
+        code = say_error(str(e))
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except Exception as e:
-        if hasattr(e, "format_message"):  # click's own usage errors
-            err.print(f"[bold red]error[/bold red]: {e.format_message()} See --help.", soft_wrap=True)  # type: ignore[attr-defined]
-            sys.exit(2)
-        if os.environ.get("HOMEOSTAT_DEBUG"):
+        if hasattr(e, "format_message"):  # click's own usage errors; without a word where the help was the answer
+            code = 2
+            if message := e.format_message().rstrip("."):  # type: ignore[attr-defined]
+                say_error(f"{message}. See --help.")
+        elif os.environ.get("HOMEOSTAT_DEBUG"):
             raise
-        err.print(
-            f"[bold red]internal error[/bold red]: {type(e).__name__}: {e}. Run again with --debug.", soft_wrap=True
-        )
-        sys.exit(1)
+        else:
+            code = say_error(f"{type(e).__name__}: {e}. Run again with --debug.", "internal error")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def say_error(message: str, what: str = "error") -> int:
+    """An error as one line on stderr; returns the exit status that goes with it."""
+    line = escape(" ".join(message.split()))  # a message may hold [brackets], which are no markup
+    err.print(f"[bold red]{what}[/bold red]: {line}", soft_wrap=True, highlight=False)
+    return 1

@@ -18,8 +18,10 @@ from urllib.request import urlopen
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from dashboard.launch import command, health_url, page_url
+from historian import Historian
 from plant.errors import ControlError, HomeostatError, LinkError
 from plant.opcua.controller_client import ControllerClient
 from plant.spec import PlantSpec
@@ -52,7 +54,7 @@ class Demo:
         self.home.mkdir(parents=True, exist_ok=True)
         path = self.home / "demo.lock"
         if path.exists():
-            with contextlib.suppress(ValueError, KeyError, psutil.NoSuchProcess, json.JSONDecodeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, psutil.NoSuchProcess):
                 held = json.loads(path.read_text())
                 if psutil.Process(held["pid"]).create_time() == held["since"]:
                     raise ControlError(
@@ -81,7 +83,8 @@ class Demo:
             if self._stop:
                 code = 0
             else:
-                err.print(f"[bold red]error[/bold red]: {e}", soft_wrap=True, highlight=False)
+                line = escape(" ".join(str(e).split()))  # it may quote a log, brackets and all
+                err.print(f"[bold red]error[/bold red]: {line}", soft_wrap=True, highlight=False)
         finally:
             self._end_all()
         return code
@@ -95,7 +98,8 @@ class Demo:
         data = ["--data-dir", str(self.data_dir)]
         began = time.monotonic()
         page = command(self.port, "127.0.0.1", plant, self.home / "historian.db", self.controller_url, self.plant_url)
-        self._start("plant", ["simulate", plant, "--speed", str(self.speed), "--seed", str(self.seed), *options])
+        simulated = ["--speed", str(self.speed), "--seed", str(self.seed), "--start", str(self._start_s())]
+        self._start("plant", ["simulate", plant, *simulated, *options])
         self._spawn("dashboard", page)
         self._wait("the simulated plant", "plant", lambda: _listening(self.ports["simulated plant"]))
         self._start("recorder", ["record", plant, *options, *data])
@@ -115,6 +119,15 @@ class Demo:
         )
         err.print(f"plant {self.plant_url}, controller {self.controller_url}, logs in {self.home / 'logs'}")
         err.print("Ctrl-C ends everything and leaves the plant in local control.")
+
+    def _start_s(self) -> float:
+        """Plant time to start at: now, or a minute past the history that an earlier, faster-than-life demo left."""
+        path = self.home / "historian.db"
+        newest = None
+        if path.exists():
+            with Historian(path, self.spec.name, read_only=True) as store:
+                newest = store.newest()
+        return max(time.time(), (newest or 0.0) + 60.0)
 
     def _config(self) -> Path:
         path = self.home / "controller.yaml"
