@@ -17,6 +17,7 @@ _BAD_PLANS = {"RECOVERY", "INFEASIBLE", "FALLBACK", "UNUSABLE"}
 _LATE_SAMPLES = 2.0  # a sample older than this many control samples is worth an eye
 _DISCLAIMER = "Research and education only. Not a medical device."
 _TO_RETURN = "To return:"
+_FALLBACK = "_fallback"  # how a controller names the margin of a guardrail's `fallback_tag`
 
 
 def header(view: OperatorView) -> str:
@@ -101,7 +102,9 @@ def guardrails(view: OperatorView) -> str:
     known = sorted(view.spec.guardrails, key=lambda g: g.rank)
     rows = "".join(_guardrail(view, g) for g in known)
     planned = view.controller.margins if view.controller is not None else {}
-    rows += "".join(_other_guardrail(name, m) for name, m in planned.items() if name not in {g.name for g in known})
+    rows += "".join(
+        _fallback_guardrail(view, name, m) for name, m in planned.items() if name not in {g.name for g in known}
+    )
     key = "<small>┃ now&ensp;▯ worst expected&ensp;▨ kept for errors</small>"
     return f'<div class="panel"><h2>Guardrails {key}</h2>{rows}</div>'
 
@@ -194,11 +197,26 @@ def _plate(view: OperatorView, tag: Tag) -> str:
 
 
 def _guardrail(view: OperatorView, g: Guardrail) -> str:
-    tag = view.spec.tag(g.tag)
-    sense = "≤" if g.max is not None else "≥"
     margin = view.controller.margins.get(g.name) if view.controller is not None else None
     margin = margin or Margin(math.nan, math.nan, math.nan)
     expected = expected_margin(view, g, margin)
+    return _margin_plate(view.spec.tag(g.tag), g, g.name, f"rank {g.rank}", margin, expected)
+
+
+def _fallback_guardrail(view: OperatorView, name: str, margin: Margin) -> str:
+    """A margin the controller adds to those of the spec: the worst value of a guardrail's tag should the fallback take
+    over. Any other has no tag that this page could know, so no unit and no scale."""
+    g = next((g for g in view.spec.guardrails if name == f"{g.name}{_FALLBACK}"), None)
+    expected = margin.worst + margin.calibrated
+    if g is not None:
+        return _margin_plate(view.spec.tag(g.tag), g, name, "on fallback", margin, expected)
+    return (
+        f'<div class="plate" data-guardrail="{escape(name)}"><div class="head"><b>{escape(name.replace("_", " "))}</b></div>'
+        f"{_margin_figures(margin, margin_state(margin, expected), None)}</div>"
+    )
+
+
+def _margin_plate(tag: Tag, g: Guardrail, name: str, note: str, margin: Margin, expected: float) -> str:
     state = margin_state(margin, expected)
     allowance = margin.calibrated if math.isfinite(margin.calibrated) else 0.0
     full = 1.5 * max(abs(g.limit - tag.nominal), 2 * allowance, 1e-9)
@@ -207,24 +225,21 @@ def _guardrail(view: OperatorView, g: Guardrail) -> str:
         marks.append(f'<i class="expected" style="left:{_share(expected, 0, full)}%"></i>')
     if math.isfinite(margin.now):
         marks.append(f'<i class="now {state}" style="left:{_share(margin.now, 0, full)}%"></i>')
-    name = g.name.replace("_", " ")
+    sense = "≤" if g.max is not None else "≥"
     return (
-        f'<div class="plate" data-guardrail="{escape(g.name)}"><div class="head"><b>{escape(name)}</b><span class="role">rank {g.rank}</span>'
-        f'<span class="muted" style="margin-left:auto">{escape(tag.name)} {sense} {g.limit:g} {escape(tag.unit)}</span></div>'
-        f'<div class="bar">{"".join(marks)}</div><div class="figures">'
-        f'<span><span class="muted">now</span> <b class="{State.ALARM if margin.now < 0 else ""}">{number(margin.now, tag)}</b></span>'
-        f'<span><span class="muted">worst</span> <b class="{state}">{number(margin.worst, tag)}</b></span>'
-        f'<span><span class="muted">kept</span> <b>{number(margin.calibrated, tag)}</b></span></div></div>'
+        f'<div class="plate" data-guardrail="{escape(name)}"><div class="head"><b>{escape(g.name.replace("_", " "))}</b>'
+        f'<span class="role">{escape(note)}</span>'
+        f'<span class="muted limits">{escape(tag.name)} {sense} {g.limit:g} {escape(tag.unit)}</span></div>'
+        f'<div class="bar">{"".join(marks)}</div>{_margin_figures(margin, state, tag)}</div>'
     )
 
 
-def _other_guardrail(name: str, margin: Margin) -> str:
-    """A guardrail that only the controller knows: no tag, so no unit and no scale."""
-    state = margin_state(margin, math.nan)
+def _margin_figures(margin: Margin, state: State, tag: Tag | None) -> str:
+    passed = State.ALARM if margin.now < 0 else State.NORMAL
     return (
-        f'<div class="plate" data-guardrail="{escape(name)}"><div class="head"><b>{escape(name.replace("_", " "))}</b></div>'
-        f'<div class="figures"><span><span class="muted">worst</span> <b class="{state}">{number(margin.worst)}</b></span>'
-        f'<span><span class="muted">kept</span> <b>{number(margin.calibrated)}</b></span></div></div>'
+        f'<div class="figures"><span><span class="muted">now</span> <b class="{passed}">{number(margin.now, tag)}</b></span>'
+        f'<span><span class="muted">worst</span> <b class="{state}">{number(margin.worst, tag)}</b></span>'
+        f'<span><span class="muted">kept</span> <b>{number(margin.calibrated, tag)}</b></span></div>'
     )
 
 

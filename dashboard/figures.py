@@ -22,6 +22,7 @@ Point = list[float | None]
 _LEFT_PX, _RIGHT_PX, _TITLE_PX, _AXIS_PX = 52, 10, 20, 24
 _INTERVALS = 5
 _LABEL_SHARE = 0.1  # of a panel's height that a limit's name needs for itself
+_GAP_SAMPLES = 3.0  # control samples without a value after which a line is broken
 _NEAR = 0.7  # a limit is drawn when it is at most this share of the shown span away
 
 
@@ -203,7 +204,14 @@ def _history(view: OperatorView, tag: Tag, start: float) -> list[Point]:
     series = view.history.trends.get(tag.name)
     points: list[Point] = []
     if series is not None:
-        points = [[_ms(t), _short(v)] for t, v in zip(series.time_s, series.value, strict=True) if t >= start]
+        gap_s, last_s = _GAP_SAMPLES * view.spec.sample_time_s, math.inf
+        for t, v in zip(series.time_s, series.value, strict=True):
+            if t < start:
+                continue
+            if t - last_s > gap_s:
+                points.append([_ms(last_s) + 1, None])  # nothing is known in between: no line
+            points.append([_ms(t), _short(v)])
+            last_s = t
     newest = view.history.readings.get(tag.name)
     if _believable(newest) and (not points or (points[-1][0] or 0) < _ms(newest.time_s)):  # type: ignore[union-attr]
         points.append([_ms(newest.time_s), _short(newest.value)])  # type: ignore[union-attr]

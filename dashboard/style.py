@@ -96,6 +96,7 @@ LIVE_CSS = f"""
 .hs .bar .expected {{width:6px; margin-left:-3px; top:1px; bottom:1px; background:{BAND}; border:1.5px solid {PLAN}}}
 .hs .bar .allowance {{background:repeating-linear-gradient(135deg,{LINE} 0 3px,{WELL} 3px 6px)}}
 .hs .bar .allowance.amber {{background:{AMBER}}} .hs .bar .allowance.red {{background:{RED}}}
+.hs .plate .limits {{margin-left:auto; white-space:nowrap}} .hs .plate .role {{white-space:nowrap}}
 .hs .figures {{display:flex; justify-content:space-between; font-size:12px}}
 .hs .figures b {{font-weight:600; color:{LIVE}}} .hs .figures b.amber, .hs .figures b.red {{padding:0 4px}}
 .hs .figures b.amber {{color:#000}} .hs .figures b.red {{color:#fff}}

@@ -129,8 +129,17 @@ def test_guardrail_bars_turn_with_their_margins(make_view, make_snapshot):
     assert 'class="now red"' in shown(Margin(-1.0, 40.0, 2.0))
     for part in ("45.0", "40.0", "2.0", "T ≤ 95 degC", "rank 1"):
         assert part in text(shown(Margin(45.0, 40.0, 2.0)))
-    extra = make_view(controller=make_snapshot(margins={"reach_of_fallback": Margin(float("nan"), 3.0, 1.0)}))
-    assert "reach of fallback" in text(faceplates.guardrails(extra))
+
+
+def test_guardrails_that_only_the_controller_knows_are_shown_too(make_view, make_snapshot):
+    margins = {"burns_fallback": Margin(float("nan"), 3.0, 1.5), "odd_one": Margin(float("nan"), -9.0, 1.5)}
+    html = faceplates.guardrails(make_view(controller=make_snapshot(margins=margins)))
+    plates = dict(re.findall(r'data-guardrail="(\w+)">(.*?)(?=<div class="plate"|$)', html))
+    assert "on fallback" in plates["burns_fallback"]
+    assert "T ≤ 95 degC" in plates["burns_fallback"]
+    assert "3.0" in plates["burns_fallback"]
+    assert "odd one" in plates["odd_one"]
+    assert 'class="red">-9' in plates["odd_one"]
 
 
 def test_alarms_offer_acknowledgement_once(make_view, make_snapshot, make_alarm):

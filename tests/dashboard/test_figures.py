@@ -68,6 +68,12 @@ def test_gaps_bad_values_and_nan_are_null_and_the_option_is_json(make_view, make
     assert [v for _, v in series(option, 0, "expected")] == [None, 51.0], "no line from a value nobody believes"
 
 
+def test_a_stretch_without_values_breaks_the_line(make_view, now_s):
+    past = Series((now_s - 90, now_s - 80, now_s - 30, now_s - 20), (50.0, 51.0, 52.0, 53.0))
+    view = make_view(history=History({"T": Reading(54.0, Quality.GOOD, now_s - 10)}, {"T": past}))
+    assert [v for _, v in series(trend_option(view, ("T",), 100.0), 0, "T")] == [50.0, 51.0, None, 52.0, 53.0, 54.0]
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_nothing_known_yet_is_empty_panels(make_view, known):
     view = make_view(history=History(), controller=None)
