@@ -242,12 +242,10 @@ class Historian(Queries):
 
     def end_abandoned_runs(self, kind: str) -> None:
         """End runs of a kind that nobody ended (their recorder was killed) at their last sample."""
-        left_open = self.runs([kind])
-        for run, following in zip(left_open["id"], [*left_open["start_ts"][1:], None], strict=True):
-            row = left_open.row(by_predicate=pl.col("id") == run, named=True)
-            if row["end_ts"] is None:
-                newest = self.newest(None if following is None else following / 1e6)
-                self.close_run(run, max(newest or 0.0, row["start_ts"] / 1e6))
+        runs = self.runs([kind]).with_columns(following=pl.col("start_ts").shift(-1))
+        for run in runs.filter(pl.col("end_ts").is_null()).iter_rows(named=True):
+            newest = self.newest(None if run["following"] is None else run["following"] / 1e6)
+            self.close_run(run["id"], max(newest or 0.0, run["start_ts"] / 1e6))
 
     def prune_predictions(self, before_s: float) -> int:
         """Forget predictions made before a plant time; how many rows that were. Decisions and samples stay."""
