@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 
@@ -100,12 +101,14 @@ def _move(view: OperatorView, live: LiveSource) -> None:
     name = which.selectbox("MV", [t.name for t in view.spec.mvs], key="move_mv")
     tag = view.spec.tag(name)
     assert tag.move is not None
-    reading = view.history.readings.get(name)
+    reading, key = view.history.readings.get(name), f"move_{name}"
+    if mode != "MANUAL" or key not in st.session_state:
+        # Whoever takes over by hand starts from the move in force, not from what it was when the page was opened.
+        st.session_state[key] = round(reading.value if reading and math.isfinite(reading.value) else tag.nominal, 6)
     value = place.number_input(
         f"Move, {tag.unit}",
-        value=float(reading.value if reading else tag.nominal),
         step=(tag.move.limits[1] - tag.move.limits[0]) / 100,
-        key=f"move_{name}",
+        key=key,
         disabled=mode != "MANUAL",
     )
 

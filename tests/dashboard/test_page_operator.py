@@ -127,6 +127,8 @@ def test_operator_limits_and_manual_moves(page, shows, site):
     select_mode(page, "MANUAL", "by hand for a while")
     shows(".strip", "MANUAL")
     page.get_by_role("tab", name="Manual move").click()
+    in_force = site.server.regulatory.outputs[0, 0]
+    assert abs(float(page.locator(".st-key-move_U input").input_value()) - in_force) < 6.0, "it starts where the MV is"
     page.locator(".st-key-move_U input").fill("42")
     page.locator(".st-key-move_U input").press("Enter")
     page.locator(".st-key-set_move button").click()
