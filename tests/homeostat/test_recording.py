@@ -1,0 +1,144 @@
+"""Lock-step recordings: what lies in the historian is what was simulated, kept apart, flagged, and within the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from historian import Historian
+from homeostat import recording
+from homeostat.lockstep import RECORDING_CEILING_K, excitation_run, incident_run, split
+from homeostat.recording import EXCITATION_SAMPLES, INCIDENT_SAMPLES, excite_lockstep
+from models.dataset import load_runs
+from models.windows import Run
+from plant.errors import HistorianError
+from plant.spec import PlantSpec, load_spec
+
+END_S = 1_750_000_000.0
+RUNS, INCIDENTS, SEED = 5, 4, 11
+
+
+@pytest.fixture(scope="module")
+def spec() -> PlantSpec:
+    return load_spec("reactor")
+
+
+@pytest.fixture(scope="module")
+def excited(spec: PlantSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Historian, float, list]]:
+    """A historian after one excitation, the plant-hours it reported, and its progress."""
+    path = tmp_path_factory.mktemp("excited") / "historian.db"
+    seen: list[tuple[str, int, int]] = []
+    with Historian(path, spec.name) as store:
+        hours = excite_lockstep(
+            spec, store, END_S, runs=RUNS, incidents=INCIDENTS, seed=SEED, progress=lambda *now: seen.append(now)
+        )
+        yield store, hours, seen
+
+
+def everything(store: Historian) -> pl.DataFrame:
+    return store.history(store.tags, 0.0, END_S)
+
+
+def test_nothing_waits_and_the_hours_are_those_stored(excited, spec: PlantSpec):
+    store, hours, seen = excited
+    assert store.status()["pending"] == 0
+    assert store.status()["last_error"] == ""
+    rows = sum(
+        round((end - start) / 1e6 / spec.sample_time_s) + 1
+        for start, end in store.runs().select("start_ts", "end_ts").rows()
+    )
+    assert hours == pytest.approx(rows * spec.sample_time_s / 3600)
+    assert store.count("TI101") == rows
+    assert seen == [("excitation", RUNS, RUNS + INCIDENTS), ("incident", RUNS + INCIDENTS, RUNS + INCIDENTS)]
+
+
+def test_incidents_are_flagged(excited):
+    runs = excited[0].runs()
+    assert runs.filter(pl.col("kind") == "excitation")["note"].unique().to_list() == ["lock-step excitation"]
+    assert runs.filter(pl.col("kind") == "incident")["note"].unique().to_list() == ["simulated incident"]
+    assert runs["kind"].value_counts().sort("kind").rows() == [("excitation", RUNS), ("incident", INCIDENTS)]
+    assert runs["seed"].null_count() == 0
+
+
+def test_runs_are_kept_apart_and_end_before_the_present(excited, spec: PlantSpec):
+    runs = excited[0].runs()
+    apart_s = (runs["start_ts"][1:].to_numpy() - runs["end_ts"][:-1].to_numpy()) / 1e6
+    assert apart_s.min() > 3 * spec.sample_time_s
+    assert runs["end_ts"].to_numpy().max() < END_S * 1e6
+
+
+def test_recorded_excitation_never_passes_the_ceiling_and_incidents_do(excited, spec: PlantSpec):
+    store = excited[0]
+    top = {"excitation": 0.0, "incident": 0.0}
+    for kind, start, end in store.runs().select("kind", "start_ts", "end_ts").rows():
+        values = store.history(["TI101"], start / 1e6, end / 1e6)["value"]
+        top[kind] = max(top[kind], float(values.max()))  # type: ignore[arg-type]
+    assert top["excitation"] <= RECORDING_CEILING_K + 4 * spec.tag("TI101").noise
+    assert top["incident"] > RECORDING_CEILING_K, "an incident that is none teaches nothing"
+
+
+def test_moves_stay_inside_the_limits(excited, spec: PlantSpec):
+    low, high = spec.tag("TC101").move.limits  # type: ignore[union-attr]
+    moves = excited[0].history(["TC101"], 0.0, END_S)["value"].drop_nulls()
+    assert low <= moves.min() <= moves.max() <= high
+    assert moves.n_unique() > 50
+
+
+def test_a_model_reads_back_exactly_what_was_simulated(excited, spec: PlantSpec):
+    store = excited[0]
+    simulated = [
+        *split(excitation_run(spec, RUNS, EXCITATION_SAMPLES, SEED * 100_003)),
+        *split(incident_run(spec, INCIDENTS, INCIDENT_SAMPLES, SEED * 100_003 + 50_000)),
+    ]
+    runs = load_runs(store, spec)
+    assert [r.kind for r in runs] == ["excitation"] * RUNS + ["incident"] * INCIDENTS
+    for run, values in zip(runs, simulated, strict=True):
+        _same(run, values, spec)
+    assert [len(r) for r in load_runs(store, spec, ["excitation"])] == [EXCITATION_SAMPLES] * RUNS
+
+
+def _same(run: Run, values: dict[str, np.ndarray], spec: PlantSpec) -> None:
+    for part, tags in ((run.measured, spec.measured), (run.dvs, spec.dvs), (run.applied, spec.mvs)):
+        np.testing.assert_array_equal(part, np.stack([values[t.name] for t in tags], 1))
+    for i, guard in enumerate(spec.guardrails):
+        expected = values[guard.fallback_tag] if guard.fallback_tag else np.full(len(run), np.nan)
+        np.testing.assert_array_equal(run.labels[:, i], expected)
+
+
+def test_the_seed_decides_everything(spec: PlantSpec, tmp_path: Path):
+    frames = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        with Historian(tmp_path / f"{name}.db", spec.name) as store:
+            excite_lockstep(spec, store, END_S, runs=2, incidents=1, seed=seed)
+            frames.append((everything(store), store.runs().drop("id")))
+    assert frames[0][0].equals(frames[1][0])
+    assert frames[0][1].equals(frames[1][1])
+    assert not frames[0][0].equals(frames[2][0])
+
+
+def test_batches_do_not_overlap(spec: PlantSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """More runs than one batch holds, and a second excitation: it lies before everything that is there."""
+    monkeypatch.setattr(recording, "_BATCH", 2)
+    with Historian(tmp_path / "historian.db", spec.name) as store:
+        excite_lockstep(spec, store, END_S, runs=3, incidents=1, seed=1)
+        first = everything(store)
+        excite_lockstep(spec, store, END_S, runs=1, incidents=1, seed=2)
+        runs = store.runs()
+        assert len(runs) == 6
+        assert (runs["start_ts"][1:].to_numpy() > runs["end_ts"][:-1].to_numpy()).all()
+        assert len({tuple(r.measured[:, 0]) for r in load_runs(store, spec)}) == 6, "no batch repeats another"
+        begin = first["ts"].min()
+        assert isinstance(begin, int)
+        assert store.history(store.tags, begin / 1e6, END_S).equals(first)
+
+
+def test_a_historian_that_is_read_only_is_refused_before_anything_is_simulated(excited, spec: PlantSpec):
+    with (
+        Historian(excited[0].path, spec.name, read_only=True) as reader,
+        pytest.raises(HistorianError, match="read-only"),
+    ):
+        excite_lockstep(spec, reader, END_S, runs=10_000, incidents=0)
