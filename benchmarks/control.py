@@ -52,7 +52,7 @@ class Bench:
             config = config.model_copy(update={"suppression": 0.0})
         return JepaMpc(self.checkpoint.model, config, self.checkpoint.calibration, batch=batch)
 
-    def nmpc(self, *, guardrails: bool, effort: tuple[float, float] | None, parameters=None) -> NmpcController:  # noqa: ANN001
+    def nmpc(self, *, guardrails: bool, effort: tuple[float, float] | None, parameters=None) -> NmpcController:
         """NMPC with the true equations and the true parameters of every run."""
         return NmpcController(
             self.spec, BareReactor(), effort_range=effort, guardrails=guardrails, parameters=parameters
@@ -96,7 +96,16 @@ def scores(bench: Bench, quick: bool) -> None:
             p50, p99 = np.percentile(np.array(times) * 1e3, [50, 99])
             rows.append([*row, f"{p50:.1f}", f"{p99:.1f}"])
     rows.append(["full-horizon optimum", "yes", OPTIMUM["A"], OPTIMUM["B"], "", "", "", ""])
-    columns = ["controller", "preview", "A", "B", f"A noisy ({seeds} seeds)", f"B noisy ({seeds} seeds)", "ms p50", "ms p99"]
+    columns = [
+        "controller",
+        "preview",
+        "A",
+        "B",
+        f"A noisy ({seeds} seeds)",
+        f"B noisy ({seeds} seeds)",
+        "ms p50",
+        "ms p99",
+    ]
     bench.report.table("Reactor scores (higher is better), one thread", columns, rows)
     bench.report.bar("score A, JEPA-MPC, preview, noise-free", best["JEPA-MPC", True, "A"], BAR_A, at_least=True)
     bench.report.bar("score B, JEPA-MPC, preview, noise-free", best["JEPA-MPC", True, "B"], BAR_B, at_least=True)
@@ -135,7 +144,13 @@ def danger(bench: Bench, count: int, nmpc_count: int) -> None:
     ]
     if nmpc_count:
         part = scenario.first(nmpc_count)
-        cases.append(("NMPC, true equations and constraint", bench.nmpc(guardrails=True, effort=None, parameters=part.parameters), part))
+        cases.append(
+            (
+                "NMPC, true equations and constraint",
+                bench.nmpc(guardrails=True, effort=None, parameters=part.parameters),
+                part,
+            )
+        )
     for name, controller, case in cases:
         runs = safety(bench.spec, controller, case)
         broke, avoidable = violations(bench.spec, runs, case)
@@ -143,11 +158,29 @@ def danger(bench: Bench, count: int, nmpc_count: int) -> None:
         error = np.abs(runs.true["Ca"][:, 1:] - case.targets.T)[lived].mean()
         recovery = np.mean([[s in (Status.RECOVERY, Status.INFEASIBLE) for s in sample] for sample in runs.status])
         n = len(broke)
-        rows.append([name, n, int(broke.sum()), int(avoidable.sum()), _upper(int(avoidable.sum()), n), float(error), f"{recovery:.1%}"])
+        rows.append(
+            [
+                name,
+                n,
+                int(broke.sum()),
+                int(avoidable.sum()),
+                _upper(int(avoidable.sum()), n),
+                float(error),
+                f"{recovery:.1%}",
+            ]
+        )
         if name == "JEPA-MPC, guardrails":
             kept = runs
             bench.report.bar("avoidable runs above 350 K, JEPA-MPC", int(avoidable.sum()), 0, at_least=False)
-    columns = ["controller", "runs", "above 350 K", "of them avoidable", "95 % upper bound", "mean |Ca - target|, surviving runs", "RECOVERY"]
+    columns = [
+        "controller",
+        "runs",
+        "above 350 K",
+        "of them avoidable",
+        "95 % upper bound",
+        "mean |Ca - target|, surviving runs",
+        "RECOVERY",
+    ]
     bench.report.table("Safety: Tc 290..310, feed steps up to +20 K, UA 0.85..1, noise", columns, rows)
     bench.report.note(
         "Avoidable: full cooling from the moment of the last feed step before the violation would have kept the run below "
@@ -171,12 +204,34 @@ def coverage(bench: Bench, runs: Trajectories) -> None:
         )
         width = float(calibration.margins[:, j].median())
         joint = float(held.all(1).float().mean())
-        rows.append([g.name, int(near[:, j].sum()), f"{joint:.2%}", f"{float(held[:, 0].float().mean()):.2%}", f"{float(held[:, -1].float().mean()):.2%}", width])
+        rows.append(
+            [
+                g.name,
+                int(near[:, j].sum()),
+                f"{joint:.2%}",
+                f"{float(held[:, 0].float().mean()):.2%}",
+                f"{float(held[:, -1].float().mean()):.2%}",
+                width,
+            ]
+        )
         bench.report.bar(f"joint coverage of {g.name} on executed plans", joint, NOMINAL - 0.01, at_least=True)
     for j, i in enumerate([i for i, g in enumerate(rails) if g.fallback_tag], start=len(rails)):
         lost = errors.true[:, 0, j] < 0
-        caught = float((errors.predicted[lost][:, 0, j] <= calibration.margins[0, j]).float().mean()) if lost.any() else float("nan")
-        rows.append([f"{rails[i].name}, fallback: lost states caught", int(lost.sum()), "", f"{caught:.2%}", "", float(calibration.margins[0, j])])
+        caught = (
+            float((errors.predicted[lost][:, 0, j] <= calibration.margins[0, j]).float().mean())
+            if lost.any()
+            else float("nan")
+        )
+        rows.append(
+            [
+                f"{rails[i].name}, fallback: lost states caught",
+                int(lost.sum()),
+                "",
+                f"{caught:.2%}",
+                "",
+                float(calibration.margins[0, j]),
+            ]
+        )
     columns = ["guardrail", "stretches", "joint over the horizon", "step 1", "last step", "median width, K"]
     bench.report.table(f"Margins on executed plans, nominal {NOMINAL:.0%}", columns, rows)
 
@@ -201,7 +256,9 @@ def main() -> int:
     torch.set_num_threads(1)
     spec = load_spec("reactor_bare")
     bench = Bench(spec, load(args.checkpoint, spec), Report("control: reactor"))
-    bench.report.note(f"Checkpoint: {args.checkpoint.name}, trained on {bench.checkpoint.facts['plant_hours']} plant-hours.")
+    bench.report.note(
+        f"Checkpoint: {args.checkpoint.name}, trained on {bench.checkpoint.facts['plant_hours']} plant-hours."
+    )
     scores(bench, args.quick)
     offset(bench)
     danger(bench, 50 if args.quick else 500, 10 if args.quick else args.nmpc_runs)

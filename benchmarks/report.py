@@ -48,10 +48,15 @@ class Report:
             tables = [{"title": t, "columns": c, "rows": r} for t, c, r in self.tables]
             bars = [{"what": w, "met": m, "shown": s} for w, m, s in self.bars]
             path.write_text(
-                json.dumps({"benchmark": self.name, **facts, "tables": tables, "bars": bars, "notes": self.notes}, indent=1)
+                json.dumps(
+                    {"benchmark": self.name, **facts, "tables": tables, "bars": bars, "notes": self.notes}, indent=1
+                )
                 + "\n"
             )
-            parts = [f"# {self.name}", f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['versions']}"]
+            parts = [
+                f"# {self.name}",
+                f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['versions']}",
+            ]
             parts += [_markdown(*t) for t in self.tables]
             parts += ["\n".join(f"- {'met' if m else '**missed**'}: {w}: {s}" for w, m, s in self.bars)]
             parts += self.notes

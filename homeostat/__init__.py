@@ -20,10 +20,13 @@ _PUBLIC = {
 }
 
 __version__ = "0.1.0"
-__all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'homeostat' has no attribute '{name}'")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*_PUBLIC, "__version__"]

@@ -68,12 +68,20 @@ async def _connected(spec: PlantSpec, endpoint: str | None) -> AsyncIterator[tup
 
 
 async def simulate(
-    spec: PlantSpec, stop: asyncio.Event, *, endpoint: str | None, speed: float, seed: int, steady: bool, noise: float
+    spec: PlantSpec,
+    stop: asyncio.Event,
+    *,
+    endpoint: str | None,
+    speed: float,
+    seed: int,
+    steady: bool,
+    noise: float,
+    start_s: float | None,
 ) -> None:
-    """Serve a simulated plant over OPC UA until `stop`."""
+    """Serve a simulated plant over OPC UA until `stop`, from plant time `start_s` (default: now)."""
     disturbance = Steady() if steady else live_disturbance()
     plant = SimulatedPlant(spec, seed, disturbance=disturbance, noise=noise)
-    server = PlantServer(spec, plant, ScaledClock(speed), endpoint)
+    server = PlantServer(spec, plant, ScaledClock(speed, start_s), endpoint)
     log.info("%s at %s, speed %g", spec.name, server.endpoint, speed)
     await _until(stop, server.run())
 
@@ -169,6 +177,8 @@ async def control_live(
             store = stack.enter_context(Historian(historian, spec.name))
             store.register(spec)
         link, clock = await stack.enter_async_context(_connected(spec, endpoint))
+        # The planner ends in time by itself, with its best plan so far; the loop's own deadline is the net below.
+        controller.deadline_s = 0.8 * config.loop.deadline_s(spec.sample_time_s, clock.speed)
         loop = ControlLoop(spec, config, link, controller, store, clock)
         server = await stack.enter_async_context(ControllerServer(loop))
         log.info("controller of %s at %s, starting in %s", spec.name, server.endpoint, mode)

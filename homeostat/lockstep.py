@@ -75,7 +75,7 @@ def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Record
     hot = rng.random(batch) < 0.2
     x0[hot, 0] = rng.uniform(0.45, 0.95, hot.sum())
     x0[hot, 1] = rng.uniform(328.0, 352.0, hot.sum())
-    plant = SimulatedPlant(bare, seed, batch, _disturbance(371.0, 0.25), x0=x0)
+    plant = SimulatedPlant(bare, seed, batch, _disturbance(371.0, 0.18), x0=x0)
     safe = np.array([t.move.safe for t in spec.mvs if t.move])
     high = np.array([t.move.limits[1] for t in spec.mvs if t.move])
     push, rescue_at = rng.uniform(0.0, 8.0, (batch, 1)), rng.uniform(328.0, guard.limit, batch)
@@ -148,7 +148,7 @@ def _record(
             forced |= layer.interlock
             low, high = np.minimum(low, outputs), np.maximum(high, outputs)
         unheld = forced[:, None] & (high > low)
-    return Recording(kind, seed, np.arange(samples) * spec.sample_time_s, values)
+    return Recording(kind, seed, np.arange(samples, dtype=np.float64) * spec.sample_time_s, values)
 
 
 def split(recording: Recording) -> Iterator[dict[str, Array]]:
@@ -156,6 +156,6 @@ def split(recording: Recording) -> Iterator[dict[str, Array]]:
     batch = next(iter(recording.values.values())).shape[0]
     for i in range(batch):
         run = {name: v[i] for name, v in recording.values.items()}
-        alive = np.isfinite(np.stack(list(run.values()))).any(0)
-        n = len(alive) if alive.all() else int(np.argmin(alive))
+        gone = np.flatnonzero(~np.isfinite(np.stack(list(run.values()))).any(axis=0))
+        n = int(gone[0]) if gone.size else recording.time_s.size
         yield {name: v[:n] for name, v in run.items()}

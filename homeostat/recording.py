@@ -58,7 +58,7 @@ def _store(spec: PlantSpec, historian: Historian, recording: Recording, start_s:
         n = len(next(iter(run.values())))
         if n < 2:
             continue
-        times = start_s + i * length + np.arange(n) * spec.sample_time_s
+        times = start_s + i * length + np.arange(n, dtype=np.float64) * spec.sample_time_s
         historian.sample_block(run, times)
         spans.append((float(times[0]), float(times[-1])))
         samples += n

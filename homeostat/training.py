@@ -28,7 +28,7 @@ from plant.errors import ModelError
 from plant.spec import PlantSpec
 
 Stage = Callable[[str], None]
-_EXECUTED_RUNS = 128
+_EXECUTED_RUNS = 100
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.windows import Run, Scale, WindowSet
 from models.world_model import WorldModel
+from plant.errors import ModelError
 
 UNCHANGED = 0.3  # normalised: a measured disturbance that moved less than this has not changed
 
@@ -52,11 +53,19 @@ def joint_margins(errors: Tensor, level: float) -> Tensor:
 
     `errors` (samples x horizon x n_constraint): predicted margin less true margin (> 0 is optimistic); samples should
     come from many runs. Each constraint's steps are scaled by their own spread, and the quantile is taken of the
-    largest scaled error over the horizon. Returns (horizon x n_constraint), never negative.
+    largest scaled error over the horizon. A step that no sample reached gets the widest margin of the others. Returns
+    (horizon x n_constraint), never negative; raises `ModelError` when no sample says anything about a constraint.
     """
-    scale = errors.abs().nanquantile(0.9, dim=0).clamp(min=1e-6)
+    scale = errors.abs().nanquantile(0.9, dim=0)
+    scale = torch.where(torch.isfinite(scale), scale, scale.nan_to_num(0.0).amax(0)).clamp(min=1e-6)
     worst = (errors / scale).nan_to_num(-torch.inf).amax(dim=1)
-    return (conformal_quantile(worst, level) * scale).clamp(min=0)
+    if not bool(torch.isfinite(worst).any(0).all()):
+        raise ModelError(
+            "no held-out sample shows a guardrail's tag", "calibration", "Record more runs, with that tag."
+        )
+    # A sample of which nothing is known is no evidence of a small error.
+    quantile = torch.stack([conformal_quantile(w[torch.isfinite(w)], level) for w in worst.T])
+    return (quantile * scale).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -65,13 +74,14 @@ class Errors:
 
     `predicted`, `true` (samples x horizon x n_constraint): signed margins, squashed as the heads are; NaN where nobody
     labelled the truth. `one_step` (samples x n_measured): measured less predicted one sample ahead, engineering units.
-    `run` (samples,): which run each came from.
+    `run` (samples,): which run each came from; `history` (samples,): how many samples of it came before.
     """
 
     predicted: Tensor
     true: Tensor
     one_step: Tensor
     run: Tensor
+    history: Tensor
 
     @property
     def optimism(self) -> Tensor:
@@ -122,6 +132,7 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
         torch.where(reached, torch.stack(true, 1), torch.nan),
         torch.where(alive[:, :1], one_step, torch.nan),
         data.first[starts],
+        starts - data.first[starts],
     )
 
 
@@ -131,6 +142,7 @@ def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float
     A limit head's margin holds jointly over the horizon on `level` of the stretches that come near the guardrail. A
     fallback head answers a yes-or-no question (past the edge a plant runs away, it does not overshoot a little), so its
     margin is what `level` of the truly lost states do not reach: at most 1 - level of them are taken for recoverable.
+    It counts states with half a window of history at least; a loop that has just started knows less.
     """
     errors = errors_on(model, runs, horizon)
     count = len(model.spec.guardrails)
@@ -139,7 +151,8 @@ def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float
     for j in range(errors.predicted.shape[-1]):
         optimism = errors.optimism[..., j : j + 1]
         if j >= count:
-            margins[:, j] = _missed_danger(errors.predicted[..., j], errors.true[..., j], level)
+            warm = errors.history >= model.config.window // 2
+            margins[:, j] = _missed_danger(errors.predicted[warm][..., j], errors.true[warm][..., j], level)
         elif int(near[:, j].sum()) >= 100:
             margins[:, j : j + 1] = joint_margins(optimism[near[:, j]], level)
         else:  # never near this guardrail: the largest error seen anywhere

@@ -15,6 +15,7 @@ from plant.errors import ModelError
 from plant.spec import PlantSpec
 
 Array = NDArray[np.float64]
+Column = tuple[NDArray[np.int64], Array]  # times in microseconds, values
 _BLOCK = 180  # samples: a long recording is cut into blocks of this many, so that a split can tell them apart
 _LATE = 0.6  # of a sample: an MV that still moves after this was not held, and no one move describes the interval
 
@@ -48,7 +49,7 @@ def load_runs(historian: Historian, spec: PlantSpec, kinds: Sequence[str] | None
     tags = [t.name for t in spec.online] + hidden
     begin, end = float(table["start_ts"].min()) / 1e6, float(table["end_ts"].max()) / 1e6  # type: ignore[arg-type]
     history = historian.history(tags, begin, end)
-    columns = {}
+    columns: dict[str, Column] = {}
     for tag in tags:
         rows = history.filter(history["tag"] == tag)
         columns[tag] = (rows["ts"].to_numpy(), rows["value"].cast(float).fill_null(np.nan).to_numpy())
@@ -60,9 +61,9 @@ def load_runs(historian: Historian, spec: PlantSpec, kinds: Sequence[str] | None
             grid = row["start_ts"] + step * np.arange(first, min(first + _BLOCK, count), dtype=np.int64)
             if len(grid) < 2:
                 continue
-            at = {tag: _last_at(*columns[tag], grid, row["start_ts"]) for tag in tags}
+            at = {tag: _last_at(columns[tag], grid, row["start_ts"]) for tag in tags}
             for mv in spec.mvs:
-                at[mv.name][_unheld(*columns[mv.name], grid, step, mv.range[1] - mv.range[0])] = np.nan
+                at[mv.name][_unheld(columns[mv.name], grid, step, mv.range[1] - mv.range[0])] = np.nan
             nothing = np.full(len(grid), np.nan)
             runs.append(
                 Run(
@@ -105,16 +106,18 @@ def split_runs(runs: Sequence[Run], validation: float, calibration: float, seed:
     return Split(**parts, digest=digest.hexdigest()[:16])
 
 
-def _last_at(ts: NDArray[np.int64], value: Array, grid: NDArray[np.int64], begin: int) -> Array:
+def _last_at(column: Column, grid: NDArray[np.int64], begin: int) -> Array:
     """The last value at or before each instant, none from before `begin` (another run)."""
+    ts, value = column
     index = np.searchsorted(ts, grid, side="right") - 1
     found = (index >= 0) & (ts[np.maximum(index, 0)] >= begin) if len(ts) else np.zeros(len(grid), bool)
     return np.where(found, value[np.maximum(index, 0)] if len(ts) else np.nan, np.nan)
 
 
-def _unheld(ts: NDArray[np.int64], value: Array, grid: NDArray[np.int64], step: int, span: float) -> NDArray[np.bool_]:
+def _unheld(column: Column, grid: NDArray[np.int64], step: int, span: float) -> NDArray[np.bool_]:
     """Instants whose preceding interval saw the MV still moving late in it."""
     out = np.zeros(len(grid), bool)
+    ts, value = column
     if len(ts) < 2:
         return out
     moved = np.flatnonzero(np.abs(np.diff(value)) > 0.01 * span) + 1

@@ -18,6 +18,7 @@ from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
 
+_PESSIMISM = 0.05  # the quantile a fallback head answers
 _DANGER = 0.6  # of the squashed margin: within about two thirds of a margin_scale, or beyond the limit
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -103,7 +104,10 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
             same = (d - d[:, :1]).abs().amax(-1, keepdim=True) < UNCHANGED if nd else torch.ones_like(alive[..., None])
             held = same[:, 1:].to(z.dtype).cumprod(1)
             told = known * torch.cat([alive[..., None], known_moves * held], dim=1)
-            error = smooth(model.fallback_heads(both), torch.where(known, worst, 0.0))
+            guess, truth = model.fallback_heads(both), torch.where(known, worst, 0.0)
+            # A low quantile, not the middle: where a state may or may not be lost, the head has to say so.
+            price = torch.where(guess > truth, 1 - _PESSIMISM, _PESSIMISM)
+            error = 2 * price * smooth(guess, truth)
             guard = guard + (error * told).sum() / told.sum().clamp(min=1.0)
 
     padding = torch.zeros(())

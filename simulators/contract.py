@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+Components = Any  # a sequence of components: a tuple, or an array whose first axis they are
 
 
 class Namespace(Protocol):
     """The functions an equation may use; each acts elementwise on the namespace's own arrays."""
 
-    def exp(self, x: Any) -> Any: ...
-    def log(self, x: Any) -> Any: ...
-    def tanh(self, x: Any) -> Any: ...
-    def where(self, condition: Any, yes: Any, no: Any) -> Any: ...
-    def minimum(self, a: Any, b: Any) -> Any: ...
-    def maximum(self, a: Any, b: Any) -> Any: ...
+    def exp(self, x: Any, /) -> Any: ...
+    def log(self, x: Any, /) -> Any: ...
+    def tanh(self, x: Any, /) -> Any: ...
+    def where(self, condition: Any, yes: Any, no: Any, /) -> Any: ...
+    def minimum(self, a: Any, b: Any, /) -> Any: ...
+    def maximum(self, a: Any, b: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,9 @@ class Simulator(ABC):
     dead_time_s: ClassVar[dict[str, float]] = {}
 
     @abstractmethod
-    def derivative(
-        self, x: Sequence[Any], u: Sequence[Any], d: Sequence[Any], p: Sequence[Any], xp: Namespace
-    ) -> tuple:
+    def derivative(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         """dx/dt, one component a state, per `time_unit_s`."""
 
     @abstractmethod
-    def outputs(self, x: Sequence[Any], u: Sequence[Any], d: Sequence[Any], p: Sequence[Any], xp: Namespace) -> tuple:
+    def outputs(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         """What the sensors would read without noise and dead time, one component a name in `names.y`."""

@@ -69,7 +69,7 @@ def _dopri5(
         error = h * sum(e * ki for e, ki in zip(_E, k, strict=True) if e)
         ratio = np.abs(error) / (atol + rtol * np.maximum(np.abs(x), np.abs(new)))
         alive = np.isfinite(x).all(1)
-        broken = alive & ~np.isfinite(ratio).all(1)
+        broken: NDArray[np.bool_] = np.logical_and(alive, ~np.isfinite(ratio).all(axis=1))
         worst = float(ratio[alive & ~broken].max(initial=0.0))
         if broken.any() and h > 1e-9 * dt:
             worst = np.inf

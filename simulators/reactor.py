@@ -10,10 +10,9 @@ factors of their clean values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from simulators.contract import Names, Namespace, Simulator
+from simulators.contract import Components, Names, Namespace, Simulator
 
 _V, _RHO, _C = 100.0, 1000.0, 0.239  # L, g/L, J/(g K)
 _HEAT, _E_R, _K0, _UA = 5e4, 8750.0, 7.2e10, 5e4  # J/mol, K, 1/min, J/(min K)
@@ -29,16 +28,14 @@ class BareReactor(Simulator):
     d0 = (350.0, 1.0, 100.0)
     p0 = (1.0, 1.0)
 
-    def derivative(
-        self, x: Sequence[Any], u: Sequence[Any], d: Sequence[Any], p: Sequence[Any], xp: Namespace
-    ) -> tuple:
+    def derivative(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         return self._reaction(x[0], x[1], u[0], d, p, xp)
 
-    def outputs(self, x: Sequence[Any], u: Sequence[Any], d: Sequence[Any], p: Sequence[Any], xp: Namespace) -> tuple:
+    def outputs(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         return x[0], x[1], d[0]
 
     @staticmethod
-    def _reaction(ca: Any, t: Any, tc: Any, d: Sequence[Any], p: Sequence[Any], xp: Namespace) -> tuple:
+    def _reaction(ca: Any, t: Any, tc: Any, d: Components, p: Components, xp: Namespace) -> tuple:
         ti, caf, q = d
         r = p[1] * _K0 * xp.exp(-_E_R / t) * ca
         return (
@@ -60,12 +57,10 @@ class DressedReactor(BareReactor):
     valve_lag_min = 0.1
     valve_slew_K_per_min = 60.0
 
-    def derivative(
-        self, x: Sequence[Any], u: Sequence[Any], d: Sequence[Any], p: Sequence[Any], xp: Namespace
-    ) -> tuple:
+    def derivative(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         slew = self.valve_slew_K_per_min
         valve = xp.minimum(xp.maximum((u[0] - x[2]) / self.valve_lag_min, -slew), slew)
         return (*self._reaction(x[0], x[1], x[2], d, p, xp), valve)
 
-    def outputs(self, x: Sequence[Any], u: Sequence[Any], d: Sequence[Any], p: Sequence[Any], xp: Namespace) -> tuple:
+    def outputs(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         return x[0], x[1], x[2], d[0], d[2]

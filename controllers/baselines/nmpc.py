@@ -43,9 +43,9 @@ class NmpcController:
         nx, nu, nd, np_ = len(names.x), len(names.u), len(names.d), len(names.p)
         xp = CasadiNamespace()
         x, u, d, p = (ca.SX.sym(s, n) for s, n in (("x", nx), ("u", nu), ("d", nd), ("p", np_)))
-        parts = [[v[i] for i in range(v.shape[0])] for v in (u, d, p)]
+        us, ds, ps = ([v[i] for i in range(v.shape[0])] for v in (u, d, p))
         step = rk4(
-            lambda s: simulator.derivative(s, *parts, xp),
+            lambda s: simulator.derivative(s, us, ds, ps, xp),
             [x[i] for i in range(nx)],
             spec.sample_time_s / simulator.time_unit_s,
             substeps,

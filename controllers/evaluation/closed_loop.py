@@ -39,11 +39,11 @@ class Trajectories:
     def runs(self, spec: PlantSpec) -> list[Run]:
         """The same as runs a model can be calibrated on, one a plant, each cut where it passed a rank-1 guardrail: a
         plant trips there, and nobody plans beyond."""
-        over = np.zeros(self.moves.shape[:2], bool)
+        over = np.zeros((self.moves.shape[0], self.moves.shape[1]), bool)
         for g in spec.guardrails:
             if g.rank == 1:
                 over |= g.sign * (self.peak[g.tag] - g.limit) > 0
-        length = np.where(over.any(1), over.argmax(1) + 1, over.shape[1])
+        length = np.where(over.any(axis=1), over.argmax(axis=1) + 1, self.moves.shape[1])
         return [
             Run("control", 0.0, self.measured[i, :n], self.dvs[i, :n], self.applied[i, :n], self.fallback[i, :n])
             for i, n in enumerate(length)

@@ -73,7 +73,7 @@ class SafetyScenario:
         """The plants of this scenario, all in one batch."""
         runs = self.feed.shape[1]
         levels = np.stack([self.feed, np.ones_like(self.feed), np.full_like(self.feed, 100.0)], -1)
-        schedule = Schedule(np.arange(_SAMPLES) * spec.sample_time_s, levels, self.parameters)
+        schedule = Schedule(np.arange(_SAMPLES, dtype=np.float64) * spec.sample_time_s, levels, self.parameters)
         return SimulatedPlant(spec, self.seed, runs, schedule, noise, self.x0)
 
 
@@ -86,13 +86,15 @@ def safety(spec: PlantSpec, controller: Controller, scenario: SafetyScenario) ->
     )  # fmt: skip
 
 
-def violations(spec: PlantSpec, runs: Trajectories, scenario: SafetyScenario) -> tuple[Array, Array]:
+def violations(
+    spec: PlantSpec, runs: Trajectories, scenario: SafetyScenario
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which runs (batch,) passed the rank-1 limit, and which of those were avoidable: full fallback from the moment of
     the last disturbance before the violation would have stayed inside. A disturbance happens at a sample and is seen in
     that sample's reading."""
     i, guard = next((i, g) for i, g in enumerate(spec.guardrails) if g.rank == 1)
     over = guard.sign * (runs.peak[guard.tag] - guard.limit) > 0
-    broke = over.any(1)
+    broke = np.asarray(over.any(axis=1))
     first = over.argmax(1)
     avoidable = np.zeros_like(broke)
     changed = np.diff(scenario.feed, axis=0, prepend=scenario.feed[:1]) != 0
