@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 import numpy as np
 import pytest
 
-from historian import Historian
+from historian import Historian, database
 from historian.queries import microseconds
 from historian.recorder import record
 from plant.clock import LockStepClock, ScaledClock
@@ -128,24 +128,27 @@ async def test_server_that_goes_and_comes_back(store, spec):
     assert spans(store) == [("recorded", 0.0, 5.0), ("recorded", 60.0, 62.0)]
 
 
-async def test_locked_database_delays_nothing_and_the_run_is_kept(path, store, spec, locked, monkeypatch):
+async def test_locked_database_delays_nothing_and_the_run_is_kept(path, spec, locked, monkeypatch):
     """The run cannot be opened while the database is locked: it is stored at its end."""
+    monkeypatch.setattr(database.open_engine, "__kwdefaults__", {"busy_s": 0.2})
     process, told = Noisy(), []
     async with (
         PlantServer(spec, process, LockStepClock(START), by_hand=True) as server,
         OpcUaLink(spec, ScaledClock(), server.endpoint) as link,
     ):
-        with locked(path):
-            task = recording(link, store, spec, on_progress=lambda n, t: told.append(n))
-            await task.__aenter__()
-            await until(lambda: told, "the first values", 40)
-            for _ in range(20):
-                await server.scan()
-            await until(lambda: told[-1] == 63, "all of them are taken", 40)
-            assert store.history(["T"], START, START + 100).is_empty()
-        await task.__aexit__(None, None, None)
-    assert seconds(store, "T") == [0.5 * k for k in range(21)]
-    assert spans(store) == [("recorded", 0.0, 10.0)]
+        with Historian(path, spec.name) as store:
+            store.register(spec)
+            with locked(path):
+                task = recording(link, store, spec, on_progress=lambda n, t: told.append(n))
+                await task.__aenter__()
+                await until(lambda: told, "the first values")
+                for _ in range(20):
+                    await server.scan()
+                await until(lambda: told[-1] == 63, "all of them are taken")
+                assert store.history(["T"], START, START + 100).is_empty()
+            await task.__aexit__(None, None, None)
+            assert seconds(store, "T") == [0.5 * k for k in range(21)]
+            assert spans(store) == [("recorded", 0.0, 10.0)]
 
 
 async def test_run_of_a_killed_recorder_is_ended(path, store, spec):
