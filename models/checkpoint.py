@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -63,28 +63,42 @@ def load(folder: Path, spec: PlantSpec) -> Checkpoint:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "model.safetensors")
-        stored, shape, numbers = config["signature"], ModelConfig(**config["model"]), config["calibration"]
+        stored, shape, facts = dict(config["signature"]), ModelConfig(**config["model"]), dict(config["facts"])
+        calibration = _calibration(config["calibration"], tensors)
     except FileNotFoundError as e:
         raise ModelError(
             "no checkpoint here", str(folder), f"Train one: homeostat train {spec.name} --out {folder}"
         ) from e
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, ValidationError, SafetensorError) as e:
-        raise ModelError(f"the checkpoint is damaged: {e}", str(folder), "Train it again.") from e
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as e:
+        what = " ".join(f"the checkpoint is damaged: {type(e).__name__} {e}".split())
+        raise ModelError(what, str(folder), "Train it again.") from e
     wanted = signature(spec)
     if different := [k for k in wanted if wanted[k] != stored.get(k)]:
         what = "; ".join(f"{k}: trained on {stored.get(k)}, the plant has {wanted[k]}" for k in different)
         raise ModelError(
             f"the checkpoint belongs to another plant ({what})", str(folder), f"Train one for {spec.name}."
         )
-    margins = tensors.pop("calibration.margins")
-    inverse = tensors.pop("calibration.inverse_covariance")
     unit = torch.ones(len(tensors.get("channel_mean", torch.ones(1))))
     model = WorldModel(spec, shape, Scale(unit.numpy(), unit.numpy()))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as e:
         raise ModelError(f"the weights do not fit: {str(e).splitlines()[0]}", str(folder), "Train it again.") from e
-    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
-        raise ModelError("the weights are not finite", str(folder), "Train it again.")
-    calibration = Calibration(margins, numbers["level"], numbers["runs"], inverse, numbers["threshold"])
-    return Checkpoint(model.eval(), calibration, config["facts"])
+    kept = (calibration.margins, calibration.inverse_covariance)
+    if not all(bool(torch.isfinite(t).all()) for t in (*tensors.values(), *kept)) or math.isnan(calibration.threshold):
+        raise ModelError("the weights or the margins are not finite", str(folder), "Train it again.")
+    constraints = len(spec.guardrails) + sum(g.fallback_tag is not None for g in spec.guardrails)
+    if calibration.margins.shape != (shape.horizon, constraints):
+        raise ModelError(
+            f"margins of shape {tuple(calibration.margins.shape)} do not fit {shape.horizon} steps of {constraints} limits",
+            str(folder),
+            "Train it again.",
+        )
+    return Checkpoint(model.eval(), calibration, facts)
+
+
+def _calibration(numbers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibration:
+    """The calibration out of a checkpoint; takes its tensors away from the weights."""
+    margins, inverse = tensors.pop("calibration.margins"), tensors.pop("calibration.inverse_covariance")
+    level, runs, threshold = float(numbers["level"]), int(numbers["runs"]), float(numbers["threshold"])
+    return Calibration(margins, level, runs, inverse, threshold)
