@@ -32,14 +32,14 @@ class Recording:
     values: dict[str, Array]
 
 
-def _disturbance(feed_high_K: float, spread: float) -> RandomSteps:
+def _disturbance(feed_high_K: float, spread: float, clean: float = 0.5) -> RandomSteps:
     """Feed-temperature steps up to `feed_high_K`, and fouling and catalyst activity that differ by run."""
     return RandomSteps(
         levels={"Ti": (345.0, feed_high_K)},
         hold_s=600.0,
         rest=0.6,
         parameters={"UA": (1 - spread, 1 + spread), "k0": (1 - 0.6 * spread, 1 + 0.6 * spread)},
-        clean=0.5,
+        clean=clean,
     )
 
 
@@ -52,7 +52,7 @@ def excitation_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Reco
     """`batch` runs of `samples` samples of excitation in REMOTE, interlocks armed. Raises `ControlError` if a run passed
     the ceiling of the recording policy (it must not: the interlock is set so that it cannot)."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    plant = SimulatedPlant(spec, seed, batch, _disturbance(355.0, 0.10), x0=_spread_states(spec, batch, rng))
+    plant = SimulatedPlant(spec, seed, batch, _disturbance(355.0, 0.10, clean=0.7), x0=_spread_states(spec, batch, rng))
     recording = _record(spec, plant, samples, seed, "excitation")
     for guard in spec.guardrails:
         top = float(np.nanmax(recording.values[guard.tag]))
@@ -130,7 +130,7 @@ def _record(
             values[mv.name][:, k] = np.where(unheld[:, i], np.nan, layer.outputs[:, i])
         for guard in spec.guardrails:
             if guard.fallback_tag:
-                peak = plant.fallback_peak(guard.tag, safe, 300.0, guard.limit + 50.0)
+                peak = plant.fallback_peak(guard.tag, safe, guard.limit + 50.0)
                 values[guard.fallback_tag][:, k] = peak
             over |= plant.true_outputs()[guard.tag] > ceiling
         for v in values.values():

@@ -46,7 +46,7 @@ class TrainingConfig(_Strict):
     guardrail: NonNegative = 0.5
     padding: NonNegative = 0.1
     steady_share: Annotated[float, Field(ge=0, le=1)] = 0.2
-    danger_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    danger_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     padded_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     calibration_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2

@@ -115,10 +115,11 @@ class SimulatedPlant:
             while len(queue) > 1 and queue[1][0] <= self.time_s - self.simulator.dead_time_s[name] + 1e-6:
                 queue.popleft()
 
-    def fallback_peak(self, output: str, safe: Array, horizon_s: float, ceiling: float) -> Array:
+    def fallback_peak(self, output: str, safe: Array, ceiling: float, horizon_s: float = 1800.0) -> Array:
         """The highest value (batch,) of `output` if every MV went to `safe` now and stayed, disturbances held.
 
-        Members stop at `ceiling`: how far past it a runaway goes is not asked.
+        Members stop at `ceiling`: how far past it a runaway goes is not asked. `horizon_s` plant seconds must outlast
+        the slowest creep into one.
         """
         index = self.simulator.names.y.index(output)
         safe = np.broadcast_to(safe, self.moves.shape)

@@ -99,7 +99,7 @@ def close_loop(
         if label_fallback:
             for i, g in enumerate(spec.guardrails):
                 if g.fallback_tag:
-                    label[:, i] = plant.fallback_peak(g.tag, safe, 300.0, g.limit + 50.0)
+                    label[:, i] = plant.fallback_peak(g.tag, safe, g.limit + 50.0)
         for name, value in zip(rows, (observation.measured, dvs, applied, decision.moves, label), strict=True):
             rows[name].append(np.array(value))
         tops = {tag: plant.true_outputs()[tag].copy() for tag in peak}
