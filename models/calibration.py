@@ -157,7 +157,9 @@ def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float
             margins[:, j : j + 1] = joint_margins(optimism[near[:, j]], level)
         else:  # never near this guardrail: the largest error seen anywhere
             margins[:, j : j + 1] = joint_margins(optimism, 1.0)
-    residual = errors.one_step[torch.isfinite(errors.one_step).all(-1)]
+    normal = [r for r in runs if r.kind != "incident"]
+    one_step = errors_on(model, normal, 1).one_step if normal else errors.one_step
+    residual = one_step[torch.isfinite(one_step).all(-1)]
     covariance = residual.T @ residual / max(len(residual), 1)
     inverse = torch.linalg.pinv(covariance)
     distance = torch.einsum("bi,ij,bj->b", residual, inverse, residual).clamp(min=0).sqrt()

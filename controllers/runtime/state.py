@@ -81,7 +81,8 @@ def margins_of(spec: PlantSpec, inputs: Inputs | None, decision: Decision | None
 
 
 def prediction_of(spec: PlantSpec, decision: Decision | None, time_s: float) -> Prediction:
-    """A decision made for plant time `time_s`, as trajectories by tag. Moves hold from their time on."""
+    """A decision made for plant time `time_s`, as trajectories by tag. Each move is held until its
+    time, when the values predicted beside it are due."""
     if decision is None:
         return Prediction()
     horizon = decision.plan.shape[1]
