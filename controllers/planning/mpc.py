@@ -93,7 +93,7 @@ class JepaMpc:
         deadline = None if self.deadline_s is None else began + self.deadline_s
         with torch.inference_mode():
             measured, dvs, applied = (
-                torch.as_tensor(a, dtype=torch.float64)
+                torch.from_numpy(np.array(a, dtype=np.float64))
                 for a in (observation.measured, observation.dvs, observation.applied)
             )
             self._window = torch.cat([self._window[:, 1:], torch.cat([measured, dvs, applied], -1)[:, None]], dim=1)
@@ -112,15 +112,15 @@ class JepaMpc:
         dvs = self.model.normalise(self._d, "dvs")[:, None].expand(-1, self.horizon, -1)
         required = self.calibration.margins[: self.horizon].double() + self.config.guard
         shift = (self._sign * self._bias[..., self._columns]).clamp(min=0)
-        values = torch.as_tensor(targets.values, dtype=torch.float64)
+        values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
         if values.shape[1] < self.horizon:
             values = torch.cat([values, values[:, -1:].expand(-1, self.horizon - values.shape[1], -1)], dim=1)
         return Problem(
             z=z,
             dvs=dvs,
             previous=previous,
-            low=(torch.as_tensor(targets.move_low).double() - self._low) / self._span,
-            high=(torch.as_tensor(targets.move_high).double() - self._low) / self._span,
+            low=(torch.from_numpy(np.array(targets.move_low, dtype=np.float64)) - self._low) / self._span,
+            high=(torch.from_numpy(np.array(targets.move_high, dtype=np.float64)) - self._low) / self._span,
             rate=self._rate,
             fallback=self._safe,
             targets=values[:, : self.horizon].expand(self.batch, -1, -1),
@@ -138,12 +138,14 @@ class JepaMpc:
         u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
         d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
         self._past = self.model.advance_normalised(back, u, d)
-        error = (measured[:, None] - self.model.read_out(self._past)).nan_to_num(0.0)
+        error = measured[:, None] - self.model.read_out(self._past)
         known = error.shape[1]
         a = self.config.bias_filter
         self._bias = self._bias.clone()
-        self._bias[:, :known] = (1 - a) * self._bias[:, :known] + a * error
-        return self.calibration.surprise(error[:, 0])
+        learned = (1 - a) * self._bias[:, :known] + a * error
+        # A measurement that is missing teaches nothing: what was learned stays.
+        self._bias[:, :known] = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
+        return self.calibration.surprise(error[:, 0].nan_to_num(0.0))
 
     def _decision(self, plan: Plan, problem: Problem, surprise: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low

@@ -95,7 +95,13 @@ class Energy:
     """The task energy of `PlannerConfig`: tracking + effort + suppression, each (batch,)."""
 
     def __init__(
-        self, columns: list[int], scale: Tensor, effort: float, effort_low: Tensor, effort_span: Tensor, suppression: float
+        self,
+        columns: list[int],
+        scale: Tensor,
+        effort: float,
+        effort_low: Tensor,
+        effort_span: Tensor,
+        suppression: float,
     ) -> None:
         self.columns, self.scale, self.effort, self.suppression = columns, scale, effort, suppression
         self.effort_low, self.effort_span = effort_low, effort_span
@@ -114,8 +120,8 @@ class Energy:
 def rank_key(violation: Tensor, energy: Tensor) -> Tensor:
     """One number (batch,) that orders plans as the guardrails demand: rank-1 violation, then rank 2, ..., then energy.
 
-    A hundredth of a unit of violation decides; below that the next criterion does.
+    A hundredth of a unit of violation decides; below that the next criterion does. What is not a number comes last.
     """
-    counted = (violation * 100).floor()
+    counted = (violation.nan_to_num(torch.inf) * 100).floor()
     scale = 1e4 ** torch.arange(violation.shape[-1], 0, -1, dtype=energy.dtype, device=energy.device)
     return (counted.clamp(max=9999) * scale).sum(-1) + torch.nan_to_num(energy, nan=9e3).clamp(max=9e3)

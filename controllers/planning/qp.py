@@ -26,7 +26,8 @@ def solve(p: Tensor, q: Tensor, a: Tensor, c: Tensor, low: Tensor, high: Tensor,
     for i in range(iterations):
         gap_up, gap_down = high - y, y - low
         complementarity = (up * gap_up + down * gap_down).mean(-1, keepdim=True) / 2
-        mu = complementarity * (0.1 if i < iterations - 3 else 0.03)
+        # Never to zero: past full accuracy the next step would divide nothing by nothing.
+        mu = (complementarity * (0.1 if i < iterations - 3 else 0.03)).clamp(min=1e-11)
         residual = (a @ x[..., None])[..., 0] + c - up + down
         dual = (p @ x[..., None])[..., 0] + q + (a.mT @ y[..., None])[..., 0]
         weight = 1.0 / (up / gap_up + down / gap_down)
