@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 from urllib.request import urlopen
@@ -46,28 +47,36 @@ class Demo:
         self.plant_url = f"opc.tcp://127.0.0.1:{plant_port}{path}"
         self.controller_url = f"opc.tcp://127.0.0.1:{controller_port}/homeostat/controller"
         self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = self.home / "demo.lock"
         self._stop = False
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """One demonstration a data folder. The lock of a process that is gone is taken over."""
+        """One demonstration a data folder. The lock of a demo that is gone is taken over, and what it left running is
+        ended."""
         self.home.mkdir(parents=True, exist_ok=True)
-        path = self.home / "demo.lock"
-        if path.exists():
-            with contextlib.suppress(ValueError, KeyError, TypeError, psutil.NoSuchProcess):
-                held = json.loads(path.read_text())
-                if psutil.Process(held["pid"]).create_time() == held["since"]:
-                    raise ControlError(
-                        f"a demo already runs here (process {held['pid']})",
-                        str(path),
-                        "End it with Ctrl-C, or choose another --data-dir.",
-                    )
-            err.print(f"taking over the lock of a demo that did not end cleanly ({path})")
-        path.write_text(json.dumps({"pid": os.getpid(), "since": psutil.Process().create_time()}))
+        if self._lock.exists():
+            held = _read_lock(self._lock)
+            if held and (process := _alive(held[0])):
+                raise ControlError(
+                    f"a demo already runs here (process {process.pid})",
+                    str(self._lock),
+                    "End it with Ctrl-C, or choose another --data-dir.",
+                )
+            err.print(f"taking over the lock of a demo that did not end cleanly ({self._lock})", soft_wrap=True)
+            for orphan in filter(None, map(_alive, reversed(held[1:]))):
+                _end(orphan)
+        self._write_lock()
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            self._lock.unlink(missing_ok=True)
+
+    def _write_lock(self) -> None:
+        """Us first, then our children: whoever finds the lock of a demo that was killed can end them."""
+        part = self._lock.with_suffix(".part")
+        part.write_text(json.dumps([_entry(pid) for pid in (os.getpid(), *(c.pid for c in self.children.values()))]))
+        os.replace(part, self._lock)
 
     def run(self, minutes: float | None = None) -> int:
         """Start, announce, watch until Ctrl-C (or `minutes`), end. Returns the exit status."""
@@ -148,6 +157,7 @@ class Demo:
             self.children[name] = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        self._write_lock()
 
     def _wait(self, what: str, needed: str, ready) -> None:
         deadline = time.monotonic() + _START_S
@@ -176,7 +186,7 @@ class Demo:
         return lines[-1] if lines else "(empty)"
 
     def _watch(self, minutes: float | None) -> int:
-        until = time.monotonic() + minutes * 60 if minutes else float("inf")
+        until = float("inf") if minutes is None else time.monotonic() + minutes * 60
         while not self._stop and time.monotonic() < until:
             self._need_alive()
             time.sleep(0.5)
@@ -195,6 +205,37 @@ class Demo:
                 err.print(f"the {name} process did not end and was killed")
                 child.kill()
                 child.wait()
+
+
+def _entry(pid: int) -> dict[str, float]:
+    """A process in a lock: numbers are given out again, so the moment it began belongs to it."""
+    return {"pid": pid, "since": psutil.Process(pid).create_time()}
+
+
+def _read_lock(path: Path) -> list[Any]:
+    """The processes of a lock; none when it says nothing."""
+    try:
+        held = json.loads(path.read_text())
+    except ValueError:
+        return []
+    return held if isinstance(held, list) else []
+
+
+def _alive(entry: Any) -> psutil.Process | None:
+    """The process that a lock speaks of; None when it is gone, or its number went to another."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, psutil.Error):
+        process = psutil.Process(entry["pid"])
+        if process.create_time() == entry["since"] and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+def _end(process: psutil.Process) -> None:
+    """End a process that is not our child."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+        if psutil.wait_procs([process], timeout=10)[1]:
+            process.kill()
 
 
 def _need_free(what: str, port: int) -> None:

@@ -248,7 +248,7 @@ def test_a_demo_beside_a_living_one_is_refused(homeostat, tmp_path: Path):
     lock = tmp_path / "d" / "reactor" / "demo.lock"
     lock.parent.mkdir(parents=True)
     me = psutil.Process(os.getppid())
-    lock.write_text(json.dumps({"pid": me.pid, "since": me.create_time()}))
+    lock.write_text(json.dumps([{"pid": me.pid, "since": me.create_time()}]))
     one_error(
         homeostat("demo", "--data-dir", "d"),
         1,
@@ -256,18 +256,19 @@ def test_a_demo_beside_a_living_one_is_refused(homeostat, tmp_path: Path):
         "demo.lock",
         "--data-dir",
     )
-    assert json.loads(lock.read_text())["pid"] == me.pid, "the lock still belongs to the other"
+    assert json.loads(lock.read_text())[0]["pid"] == me.pid, "the lock still belongs to the other"
 
 
 @pytest.mark.parametrize(
     "left_behind",
     [
-        json.dumps({"pid": 2**22 + 1, "since": 1.0}),  # no such process
-        json.dumps({"pid": os.getppid(), "since": 1.0}),  # the number went to another process since
-        json.dumps({"pid": "many"}),
+        json.dumps([{"pid": 2**22 + 1, "since": 1.0}]),  # no such process
+        json.dumps([{"pid": os.getppid(), "since": 1.0}] * 2),  # the number went to another process since
+        json.dumps([{"pid": "many"}, 3, None]),
+        "{}",
         "[]",
         "",
-        '{"pid": 1',
+        '[{"pid": 1',
     ],
 )
 def test_the_lock_of_a_demo_that_is_gone_is_taken_over(homeostat, tmp_path: Path, left_behind: str):
