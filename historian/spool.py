@@ -70,7 +70,7 @@ class Spool:
         try:
             with unfinished.open("w", encoding="utf-8") as f:
                 for part in (head, *batches):
-                    f.write(json.dumps(part, separators=(",", ":")) + "\n")
+                    f.write(json.dumps(part, separators=(",", ":"), default=str) + "\n")
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(unfinished, path)

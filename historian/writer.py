@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from historian import schema
 from historian.database import reason
@@ -219,7 +219,29 @@ class BufferedWriter:
             by_table.setdefault(table, []).extend(rows)
         for table, rows in by_table.items():
             if rows:
+                self._write_rows(connection, table, rows)
+
+    def _write_rows(self, connection: Connection, table: str, rows: list[Row]) -> None:
+        """Rows of one table. One that no database takes is left out and said: it must not hold up the others for ever."""
+        try:
+            with connection.begin_nested():
                 connection.execute(self._statements[table], rows)
+        except (StatementError, UnicodeError, OverflowError) as e:
+            if not _is_of_a_row(e):
+                raise
+            if len(rows) == 1:
+                log.error("a row of %s cannot be stored and is left out: %s: %r", table, reason(e), rows[0])
+                return
+            half = len(rows) // 2
+            self._write_rows(connection, table, rows[:half])
+            self._write_rows(connection, table, rows[half:])
+
+
+def _is_of_a_row(error: Exception) -> bool:
+    """Is it what a row holds that was refused, rather than the state of the database?"""
+    if not isinstance(error, DBAPIError):
+        return True
+    return isinstance(error, IntegrityError | DataError) or "binding parameter" in reason(error)
 
 
 def _renumber(rows: list[Row], number: dict[int, int]) -> list[Row]:

@@ -214,6 +214,41 @@ def test_a_decision_is_kept_with_what_it_expected(store: Historian):
     assert len(store.decisions()) == 2
 
 
+def test_a_row_that_no_database_takes_does_not_hold_up_the_others(
+    store: Historian, path: Path, spec: PlantSpec, caplog: pytest.LogCaptureFixture
+):
+    """Text that cannot be encoded, an object for a text: said, left out, and done with."""
+    store.sample_block({"T": np.arange(500.0)}, T0 + np.arange(500))
+    for k in range(100):
+        store.event(T0 + k, "alarm", "\udcff" if k == 37 else f"message {k}")
+    store.audit(T0, "ann", "SetMode", reason=ValueError("refused"))  # type: ignore[arg-type]
+    store.audit(T0 + 1, "ann", "SetMode")
+    store.decision(T0, "AUTO", "optimal", 1.0, 0.0, 0.0)
+    assert store.flush()
+    assert store.count("T") == 500
+    assert store.events()["message"].to_list() == [f"message {k}" for k in reversed(range(100)) if k != 37]
+    assert len(store.audits()) == 1
+    assert len(store.decisions()) == 1
+    assert store.status()["last_error"] == ""
+    said = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert len(said) == 2
+    assert "udcff" in said[0]
+    store.close()
+    with Historian(path, spec.name) as again:
+        assert again.status()["spooled_rows"] == 0
+
+
+def test_closing_beside_a_lock_keeps_even_what_is_no_json(
+    store: Historian, path: Path, spec: PlantSpec, locked, wait_until
+):
+    with locked(path):
+        store.audit(T0, "ann", "SetMode", reason=ValueError("refused"))  # type: ignore[arg-type]
+        store.close(0.1)
+    with Historian(path, spec.name) as again:
+        wait_until(lambda: again.status()["spooled_rows"] == 0, "the spool is put back")
+        assert again.audits()["reason"].to_list() == ["refused"]
+
+
 def test_status_counts_what_is_there(store: Historian):
     assert store.status() | {"file_bytes": 0} == {
         "location": str(store.path), "file_bytes": 0, "sample_rows": 0, "sample_rows_exact": True, "newest_s": None,
