@@ -104,7 +104,7 @@ def test_fallback_peak_against_brute_force() -> None:
     parameters[2, 0] = 0.9
     plant = SimulatedPlant(DRESSED, 0, 6, Schedule(np.zeros(1), levels, parameters), x0=x0)
     before = plant.x.copy()
-    peak = plant.fallback_peak("TI101", np.array([290.0]), 400.0)
+    peak = plant.fallback_peak("TI101", np.array([290.0]), ceiling=400.0, horizon_s=300.0)
     expected = brute_force(plant, 290.0, 300.0, 400.0)
     assert (peak < 350.0).any()
     assert (peak == 400.0).any()
