@@ -62,7 +62,6 @@ def _options(
     if not debug:
         logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # our own link says what was lost, in one line
         logging.getLogger("alembic").setLevel(logging.WARNING)
-    app.info.epilog = ""
     os.environ["HOMEOSTAT_DEBUG"] = "1" if debug else ""
 
 
