@@ -100,7 +100,7 @@ def test_samples_in_any_order_leave_the_last_value_of_each_instant(
     begin = T0 + 100.0 * day
     expected: dict[tuple[str, int], float] = {}
     for tag in ("T", "F"):  # an example may meet the instants of an earlier one
-        store.sample_block({tag: np.full(9, np.nan)}, begin + np.arange(9))
+        store.sample_block({tag: np.full(9, np.nan)}, begin + np.arange(9, dtype=np.float64))
     for tag, second, value in rows:
         store.sample(tag, _good(value, begin + second))
         expected[tag, round((begin + second) * 1e6)] = value
@@ -115,7 +115,7 @@ def test_samples_in_any_order_leave_the_last_value_of_each_instant(
 
 
 def test_a_block_is_stored_like_its_samples(store: Historian):
-    times = T0 + 0.5 * np.arange(5)
+    times = T0 + 0.5 * np.arange(5, dtype=np.float64)
     column = np.array([1.0, np.nan, 3.0, np.inf, 5.0])
     store.sample_block({"T": column, "F": 2 * column}, times)
     assert store.flush()
@@ -127,14 +127,14 @@ def test_a_block_is_stored_like_its_samples(store: Historian):
 
 def test_a_block_that_does_not_fit_its_times_is_refused(store: Historian):
     with pytest.raises(HistorianError, match="T has"):
-        store.sample_block({"T": np.zeros(3)}, T0 + np.arange(4))
+        store.sample_block({"T": np.zeros(3)}, T0 + np.arange(4, dtype=np.float64))
 
 
 def test_a_block_larger_than_memory_may_hold_arrives_whole(path: Path, spec: PlantSpec):
     n = 30_000
     with Historian(path, spec.name, max_pending=5_000) as small:
         small.register(spec)
-        small.sample_block({"T": np.arange(n, dtype=float)}, T0 + np.arange(n))
+        small.sample_block({"T": np.arange(n, dtype=float)}, T0 + np.arange(n, dtype=np.float64))
         assert small.flush(60.0)
         assert small.count("T") == n
         assert small.status()["spooled_rows"] == 0
@@ -218,7 +218,7 @@ def test_a_row_that_no_database_takes_does_not_hold_up_the_others(
     store: Historian, path: Path, spec: PlantSpec, caplog: pytest.LogCaptureFixture
 ):
     """Text that cannot be encoded, an object for a text: said, left out, and done with."""
-    store.sample_block({"T": np.arange(500.0)}, T0 + np.arange(500))
+    store.sample_block({"T": np.arange(500.0)}, T0 + np.arange(500, dtype=np.float64))
     for k in range(100):
         store.event(T0 + k, "alarm", "\udcff" if k == 37 else f"message {k}")
     store.audit(T0, "ann", "SetMode", reason=ValueError("refused"))  # type: ignore[arg-type]
@@ -254,7 +254,7 @@ def test_status_counts_what_is_there(store: Historian):
         "location": str(store.path), "file_bytes": 0, "sample_rows": 0, "sample_rows_exact": True, "newest_s": None,
         "pending": 0, "spooled_rows": 0, "spooled_bytes": 0, "last_error": "",
     }  # fmt: skip
-    store.sample_block({"T": np.arange(100.0)}, T0 + np.arange(100))
+    store.sample_block({"T": np.arange(100.0)}, T0 + np.arange(100, dtype=np.float64))
     assert store.flush()
     facts = store.status()
     assert facts["sample_rows"] == 100
@@ -364,7 +364,7 @@ def test_an_empty_file_holds_nothing_to_read_and_can_be_filled(path: Path, spec:
 def test_a_damaged_database(path: Path, spec: PlantSpec):
     with Historian(path, spec.name) as historian:
         historian.register(spec)
-        historian.sample_block({"T": np.zeros(5000)}, T0 + np.arange(5000))
+        historian.sample_block({"T": np.zeros(5000)}, T0 + np.arange(5000, dtype=np.float64))
         assert historian.flush()
     content = path.read_bytes()
     path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
