@@ -37,9 +37,9 @@ lock: $(TEST)/.installed
 # The checkpoints in the repository: each made by the commands its card names.
 checkpoints: $(DEMO)/.installed
 	$(DEMO)/bin/homeostat excite reactor --lock-step --data-dir .homeostat/made
-	$(DEMO)/bin/homeostat train reactor --data-dir .homeostat/made --out models/library/reactor
-	$(DEMO)/bin/homeostat excite reactor_bare --lock-step --runs 2400 --data-dir .homeostat/made
-	$(DEMO)/bin/homeostat train reactor_bare --data-dir .homeostat/made --out models/library/reactor_bare --steps 12000
+	$(DEMO)/bin/homeostat train reactor --data-dir .homeostat/made --steps 6000 --out models/library/reactor
+	$(DEMO)/bin/homeostat excite reactor_bare --lock-step --runs 2400 --incidents 600 --data-dir .homeostat/made
+	$(DEMO)/bin/homeostat train reactor_bare --data-dir .homeostat/made --steps 11000 --out models/library/reactor_bare
 
 clean:
 	rm -rf $(DEMO) $(TEST) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,14 @@ from plant.errors import ModelError
 UNCHANGED = 0.3  # normalised: a measured disturbance that moved less than this has not changed
 
 
+def unchanged(model: WorldModel, dvs: Tensor) -> Tensor:
+    """Which samples (batch x steps) of normalised `dvs` (batch x steps x n_dv) still read as the first did: closer than
+    `UNCHANGED`, or than its sensor's noise explains."""
+    at = model.n_measured
+    noise = torch.tensor([t.noise for t in model.spec.dvs]) / model.channel_std[at : at + model.n_dv]
+    return ((dvs - dvs[:, :1]).abs() < (6 * noise).clamp(min=UNCHANGED)).all(-1)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """`margins` (horizon x n_constraint), engineering units: what is kept in hand at each step of a plan. `level` is the
@@ -74,7 +82,8 @@ class Errors:
 
     `predicted`, `true` (samples x horizon x n_constraint): signed margins, squashed as the heads are; NaN where nobody
     labelled the truth. `one_step` (samples x n_measured): measured less predicted one sample ahead, engineering units.
-    `run` (samples,): which run each came from; `history` (samples,): how many samples of it came before.
+    `run` (samples,): which run each came from; `history` (samples,): how many samples of it came before;
+    `lost` (samples,): whether not even the fallback could have saved the plant any more, as labelled.
     """
 
     predicted: Tensor
@@ -82,6 +91,7 @@ class Errors:
     one_step: Tensor
     run: Tensor
     history: Tensor
+    lost: Tensor
 
     @property
     def optimism(self) -> Tensor:
@@ -101,7 +111,7 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     alive = alive[:, 1:] * data.mask[index][:, 1:, nm + nd :].amin(-1)
     if nd:
         dvs = data.rows[index][..., nm : nm + nd]
-        alive = alive * ((dvs[:, 1:] - dvs[:, :1]).abs().amax(-1) < UNCHANGED)
+        alive = alive * unchanged(model, dvs)[:, 1:]
     alive = alive.cumprod(1) > 0
     rails = model.spec.guardrails
     fallback = [i for i, g in enumerate(rails) if g.fallback_tag]
@@ -133,38 +143,43 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
         torch.where(alive[:, :1], one_step, torch.nan),
         data.first[starts],
         starts - data.first[starts],
+        (sign[fallback] * (limit[fallback] - labels[starts][:, fallback]) < 0).any(-1),
     )
 
 
 def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float = 0.99) -> Calibration:
     """Margins for every step of a plan, and the surprise threshold that one normal sample in two thousand passes.
 
-    A limit head's margin holds jointly over the horizon on `level` of the stretches that come near the guardrail. A
-    fallback head answers a yes-or-no question (past the edge a plant runs away, it does not overshoot a little), so its
-    margin is what `level` of the truly lost states do not reach: at most 1 - level of them are taken for recoverable.
-    It counts states with half a window of history at least; a loop that has just started knows less.
+    A limit head's margin holds jointly over the horizon on `level` of the stretches that come near the guardrail, of
+    plans that were executed (runs of kind "control") where there are any, else of all but the simulated incidents.
+    A fallback head answers a yes-or-no question (past the edge a plant runs away, it does not overshoot a little), so its
+    margin is what `level` of the truly lost states do not reach: at most 1 - level of them are taken for recoverable,
+    among executed plans and among all other runs alike. It counts states with half a window of history at least; a loop
+    that has just started knows less.
     """
-    errors = errors_on(model, runs, horizon)
+    executed = [r for r in runs if r.kind == "control"]
+    others = [r for r in runs if r.kind != "control"]
+    usual = errors_on(model, executed or [r for r in others if r.kind != "incident"] or runs, horizon)
     count = len(model.spec.guardrails)
-    margins = torch.zeros(horizon, errors.predicted.shape[-1], dtype=errors.predicted.dtype)
-    near = near_guardrail(model, errors)
-    for j in range(errors.predicted.shape[-1]):
-        optimism = errors.optimism[..., j : j + 1]
-        if j >= count:
+    margins = torch.zeros(horizon, usual.predicted.shape[-1], dtype=usual.predicted.dtype)
+    near = near_guardrail(model, usual)
+    for j in range(count):
+        optimism = usual.optimism[..., j : j + 1]
+        enough = int(near[:, j].sum()) >= 100  # never near this guardrail: the largest error seen anywhere
+        margins[:, j : j + 1] = joint_margins(optimism[near[:, j]], level) if enough else joint_margins(optimism, 1.0)
+    for some in (executed, others):
+        if some and margins.shape[1] > count:
+            errors = errors_on(model, some, horizon)
             warm = errors.history >= model.config.window // 2
-            margins[:, j] = _missed_danger(errors.predicted[warm][..., j], errors.true[warm][..., j], level)
-        elif int(near[:, j].sum()) >= 100:
-            margins[:, j : j + 1] = joint_margins(optimism[near[:, j]], level)
-        else:  # never near this guardrail: the largest error seen anywhere
-            margins[:, j : j + 1] = joint_margins(optimism, 1.0)
-    normal = [r for r in runs if r.kind != "incident"]
-    one_step = errors_on(model, normal, 1).one_step if normal else errors.one_step
-    residual = one_step[torch.isfinite(one_step).all(-1)]
+            for j in range(count, margins.shape[1]):
+                kept = _missed_danger(errors.predicted[warm][..., j], errors.true[warm][..., j], level)
+                margins[:, j] = torch.maximum(margins[:, j], kept)
+    residual = usual.one_step[torch.isfinite(usual.one_step).all(-1)]
     covariance = residual.T @ residual / max(len(residual), 1)
     inverse = torch.linalg.pinv(covariance)
     distance = torch.einsum("bi,ij,bj->b", residual, inverse, residual).clamp(min=0).sqrt()
     threshold = float(conformal_quantile(distance, 0.9995))
-    return Calibration(margins, level, int(errors.run.unique().numel()), inverse, threshold)
+    return Calibration(margins, level, int(usual.run.unique().numel()), inverse, threshold)
 
 
 def _missed_danger(predicted: Tensor, true: Tensor, level: float) -> Tensor:
@@ -177,10 +192,10 @@ def _missed_danger(predicted: Tensor, true: Tensor, level: float) -> Tensor:
 
 
 def near_guardrail(model: WorldModel, errors: Errors) -> Tensor:
-    """Which stretches (samples x n_constraint) come within one `margin_scale` of a guardrail at some step: the rest
-    say nothing about how far a head may be trusted where it matters."""
+    """Which stretches (samples x n_constraint) come within one `margin_scale` of a guardrail at some step, from a state
+    that could still be saved: the rest say nothing about how far a head may be trusted where it matters."""
     rails = model.spec.guardrails
     both = list(range(len(rails))) + [i for i, g in enumerate(rails) if g.fallback_tag]
     edge = model.margin_scale[both] * torch.tanh(torch.ones(()))
     lowest, highest = errors.predicted.nan_to_num(torch.inf).amin(1), errors.predicted.nan_to_num(-torch.inf).amax(1)
-    return (lowest < edge) & (highest > -edge)
+    return (lowest < edge) & (highest > -edge) & ~errors.lost[:, None]

@@ -33,7 +33,7 @@ class TrainingConfig(_Strict):
     them start where the labelled fallback ends near a guardrail or beyond it; `padded_share` of the windows are cut short, as at start-up.
     """
 
-    steps: Count = 4000
+    steps: Count = 5000
     batch: Count = 256
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 1e-5

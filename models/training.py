@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from models.calibration import UNCHANGED
+from models.calibration import unchanged
 from models.config import ModelConfig, TrainingConfig
 from models.regularisers import sigreg
 from models.windows import Run, WindowSet, channel_scale
@@ -101,8 +101,7 @@ def losses(model: WorldModel, data: WindowSet, starts: Tensor, weights: Training
         known = torch.isfinite(worst)
         if known.any():
             # A rolled latent cannot know of a disturbance that came after its start; its label does.
-            same = (d - d[:, :1]).abs().amax(-1, keepdim=True) < UNCHANGED if nd else torch.ones_like(alive[..., None])
-            held = same[:, 1:].to(z.dtype).cumprod(1)
+            held = unchanged(model, d)[:, 1:, None].to(z.dtype).cumprod(1)
             told = known * torch.cat([alive[..., None], known_moves * held], dim=1)
             guess, truth = model.fallback_heads(both), torch.where(known, worst, 0.0)
             # A low quantile, not the middle: where a state may or may not be lost, the head has to say so.

@@ -26,7 +26,7 @@ class PlannerConfig(BaseModel):
     iterations: Count = 4
     effort: NonNegative = 0.001
     effort_range: tuple[float, float] | None = None
-    suppression: NonNegative = 0.002
+    suppression: NonNegative = 0.5
     bias_filter: Annotated[float, Field(ge=0, le=1)] = 0.1
     guard: NonNegative = 0.05
     guardrails: bool = True

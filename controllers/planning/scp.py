@@ -25,7 +25,9 @@ class ScpPlanner:
     """Plans for a batch of plants at once. The model is used in float64; `scale_u`, `shift_u` map scaled moves to the
     model's own normalisation."""
 
-    def __init__(self, model: WorldModel, config: PlannerConfig, energy: Energy, scale_u: Tensor, shift_u: Tensor) -> None:
+    def __init__(
+        self, model: WorldModel, config: PlannerConfig, energy: Energy, scale_u: Tensor, shift_u: Tensor
+    ) -> None:
         self.model, self.config, self.energy = model, config, energy
         self.constraints = Constraints(model)
         self.scale_u, self.shift_u = scale_u, shift_u
