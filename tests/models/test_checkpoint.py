@@ -212,6 +212,7 @@ def test_which_checkpoint_is_taken(tmp_path: Path, spec: PlantSpec, model: World
     save(asked, model, calibration, {"which": "asked"}, "")
     assert load_checkpoint(spec, asked, data_dir).facts["which"] == "asked"
     assert load_checkpoint(spec, None, data_dir).facts["which"] == "trained"
-    bare = load_spec("reactor_bare")  # none comes with it
-    with pytest.raises(ModelError, match=r"library.reactor_bare: no checkpoint here"):
-        load_checkpoint(bare, None, data_dir)
+    assert "which" not in load_checkpoint(spec, None, tmp_path / "nothing").facts
+    own = spec.model_copy(update={"name": "of_a_user"})  # none comes with it
+    with pytest.raises(ModelError, match=r"library.of_a_user: no checkpoint here"):
+        load_checkpoint(own, None, data_dir)
