@@ -89,6 +89,7 @@ class NmpcController:
                 "ipopt.print_level": 0,
                 "ipopt.sb": "yes",
                 "print_time": False,
+                "show_eval_warnings": False,  # a trial step may overflow; IPOPT shortens it
                 "ipopt.max_iter": 200,
                 "ipopt.warm_start_init_point": "yes",
                 "ipopt.mu_init": 1e-3,

@@ -87,8 +87,11 @@ class JepaMpc:
         self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
-        """The next move for every plant. Never raises on what it is fed: a plant whose observation or plan is not
-        finite gets status INFEASIBLE and its fallback move."""
+        """The next move for every plant.
+
+        A measurement that is missing is masked. A plant with no measurement at all, whose moves in force are unknown, or
+        whose plan is not finite, gets status INFEASIBLE and its fallback move.
+        """
         began = time.perf_counter()
         deadline = None if self.deadline_s is None else began + self.deadline_s
         with torch.inference_mode():
@@ -103,7 +106,8 @@ class JepaMpc:
             problem = self._problem(z, applied, targets)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
-            decision = self._decision(plan, problem, surprise, began)
+            seen = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
+            decision = self._decision(plan, problem, seen, surprise, began)
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
         return decision
 
@@ -147,11 +151,11 @@ class JepaMpc:
         self._bias[:, :known] = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
         return self.calibration.surprise(error[:, 0].nan_to_num(0.0))
 
-    def _decision(self, plan: Plan, problem: Problem, surprise: Tensor, began: float) -> Decision:
+    def _decision(self, plan: Plan, problem: Problem, seen: Tensor, surprise: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low
         margins = plan.rollout.margins - problem.required
         shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
-        finite = torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
+        finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
         moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
         broken = (plan.violation * 100).floor().sum(-1) > 0
         status = tuple(

@@ -207,9 +207,12 @@ def test_a_child_that_is_killed_ends_the_demo_with_one_clear_line(demo):
     assert not (running.folder / "demo.lock").exists()
 
 
-def test_a_child_that_fails_is_quoted(demo):
-    """No checkpoint comes with the bare reactor: the controller says so, and the demo says what it said."""
-    running = demo("reactor_bare")
+def test_a_child_that_fails_is_quoted(demo, tmp_path: Path):
+    """The model trained here has lost its weights: the controller says so, and the demo says what it said."""
+    model = tmp_path / "data" / "reactor" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    running = demo("reactor")
     running.wait_until(lambda: running.child("control"), "the controller's process")
     code, errors = running.end()
     assert code == 1

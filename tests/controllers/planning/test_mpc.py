@@ -241,3 +241,12 @@ def test_horizon_longer_than_validated_is_refused(trained: WorldModel) -> None:
     with pytest.raises(ControlError, match=r"horizon of 13 samples.*validated to 12"):
         JepaMpc(trained, CONFIG.model_copy(update={"horizon": 13}))
     assert JepaMpc(trained, CONFIG.model_copy(update={"horizon": 5})).horizon == 5
+
+
+def test_a_plant_nobody_sees_gets_its_fallback_and_the_others_their_plan(bare: PlantSpec, trained: WorldModel) -> None:
+    seen = observed(batch=3)
+    seen.measured[1], seen.applied[2] = np.nan, np.nan
+    decision = JepaMpc(trained, CONFIG, batch=3).decide(seen, asked(bare, batch=3))
+    assert decision.status[0] is not Status.INFEASIBLE
+    assert decision.status[1:] == (Status.INFEASIBLE, Status.INFEASIBLE)
+    np.testing.assert_allclose(decision.moves[1:], 290.0)
