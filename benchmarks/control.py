@@ -178,7 +178,7 @@ def danger(bench: Bench, count: int, nmpc_count: int) -> None:
         "above 350 K",
         "of them avoidable",
         "95 % upper bound",
-        "mean |Ca - target|, surviving runs",
+        "mean abs error of Ca, surviving runs",
         "RECOVERY",
     ]
     bench.report.table("Safety: Tc 290..310, feed steps up to +20 K, UA 0.85..1, noise", columns, rows)
