@@ -18,6 +18,8 @@ from controllers.planning.problem import Constraints, Energy, Plan, Problem, Rol
 from models.world_model import WorldModel
 
 _HARD = 100.0  # price of a limit on a move, in energy per span: far above anything the task can pay
+_BACK_OFF = 0.2  # margin units by which a subproblem stays inside: its linear guardrails are not the real ones
+_SHARES = (0.8, 0.5, 0.25, 0.1)  # of the way to a point that breaks a guardrail
 _PRICE = (30.0, 10.0, 5.0)  # price of a guardrail by rank, in energy per margin unit; ranking decides, this only steers
 
 
@@ -85,6 +87,13 @@ class ScpPlanner:
             rollout, inputs = self.roll(problem, moves)
             best, key = self._better(problem, best, key, rollout)
             energies.append(self._energy(problem, rollout))
+        # The last point may break a guardrail by a hair, and then loses to a plan that wants nothing of the sort: the way
+        # from the best plan towards it is searched for how far one may go.
+        start = best.moves
+        if bool((self._violation(problem, rollout) * 100 >= 1).any()) and not late:
+            for share in _SHARES:
+                part = self.roll(problem, start + share * (moves - start))[0]
+                best, key = self._better(problem, best, key, part)
         settled = torch.zeros_like(energies[0], dtype=torch.bool)
         if len(energies) > 2:
             settled = (energies[-1] - energies[-2]).abs() <= 0.01 * (0.1 + energies[-2].abs())
@@ -119,7 +128,7 @@ class ScpPlanner:
         if self.config.guardrails and len(self.constraints):
             jac = self.constraints.jacobian(self.model, rollout.z[:, 1:])
             rows.append((-jac @ sens).flatten(1, 2))
-            offset.append((problem.required - rollout.margins).flatten(1))
+            offset.append((problem.required + _BACK_OFF - rollout.margins).flatten(1))
             price = torch.tensor([_PRICE[min(int(r), 3) - 1] for r in self.constraints.rank], dtype=dtype)
             high.append(price.repeat(h).expand(batch, -1))
             low.append(torch.zeros_like(high[-1]))
