@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from plant.spec import PlantSpec, Role
+from plant.spec import PlantSpec
 
 Array = NDArray[np.float64]
 
@@ -58,8 +58,3 @@ class Excitation:
             error = self._point[lp.pv] - measured[lp.pv]
             moves[:, i] += self._pull[:, i] * lp.gain * np.where(np.isfinite(error), error, 0.0)
         return np.clip(moves, self._low, self._high)
-
-
-def excitable(spec: PlantSpec) -> list[str]:
-    """The MVs an excitation moves."""
-    return [t.name for t in spec.with_role(Role.MV)]

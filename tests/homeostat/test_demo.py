@@ -22,7 +22,6 @@ import pytest
 
 from dashboard.launch import health_url
 from historian import Historian
-from homeostat.checkpoints import shipped
 from plant.errors import LinkError
 from plant.opcua.controller_client import ControllerClient
 from plant.spec import load_spec
@@ -124,8 +123,6 @@ def demo(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 def test_the_whole_loop_from_one_command_and_back_to_nothing(demo, tmp_path: Path):
     spec = load_spec("reactor")
-    if not (shipped("reactor") / "config.json").exists():
-        pytest.skip("no checkpoint of the reactor is in models/library yet")
     running = demo("reactor", "--speed", "50", "--minutes", "2")
     with ControllerClient(running.controller_url) as client:
 
