@@ -30,7 +30,7 @@ from plant.errors import ModelError
 from plant.spec import PlantSpec
 
 Stage = Callable[[str], None]
-_EXECUTED_RUNS = 120
+_EXECUTED_RUNS = (60, 100)  # first round, second round
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def executed_calibration(
     """Calibrate on the planner's own closed loops, twice: margins change what is executed, so those that stay are measured
     on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any."""
     count, horizon = len(spec.guardrails), world.config.horizon
-    for number in (1, 2):
-        stage(f"calibrating on executed plans, round {number} of 2")
-        controller = JepaMpc(world, PlannerConfig(horizon=horizon), calibration, batch=_EXECUTED_RUNS)
-        runs = executed_runs(spec, controller, executed_disturbance(), _EXECUTED_RUNS, 1000 * seed + number)
+    for number, batch in enumerate(_EXECUTED_RUNS, start=1):
+        stage(f"calibrating on executed plans, round {number} of {len(_EXECUTED_RUNS)}")
+        controller = JepaMpc(world, PlannerConfig(horizon=horizon), calibration, batch=batch)
+        runs = executed_runs(spec, controller, executed_disturbance(), batch, 1000 * seed + number)
         last, calibration = calibration, calibrate(world, [*held_out, *runs], horizon)
         calibration.margins[:, count:] = torch.maximum(calibration.margins[:, count:], last.margins[:, count:])
     return calibration
