@@ -11,7 +11,7 @@ class NumpyNamespace:
     """Elementwise numpy."""
 
     exp, log, tanh, where = staticmethod(np.exp), staticmethod(np.log), staticmethod(np.tanh), staticmethod(np.where)
-    minimum, maximum = staticmethod(np.minimum), staticmethod(np.maximum)
+    minimum, maximum, sqrt = staticmethod(np.minimum), staticmethod(np.maximum), staticmethod(np.sqrt)
 
 
 class TorchNamespace:
@@ -21,7 +21,7 @@ class TorchNamespace:
         import torch  # a process that only simulates with numpy need not load torch
 
         self._torch = torch
-        self.exp, self.log, self.tanh, self.where = torch.exp, torch.log, torch.tanh, torch.where
+        self.exp, self.log, self.tanh, self.sqrt, self.where = torch.exp, torch.log, torch.tanh, torch.sqrt, torch.where
 
     def minimum(self, a: Any, b: Any) -> Any:
         return self._torch.clamp(a, max=b)
@@ -36,5 +36,5 @@ class CasadiNamespace:
     def __init__(self) -> None:
         import casadi
 
-        self.exp, self.log, self.tanh = casadi.exp, casadi.log, casadi.tanh
+        self.exp, self.log, self.tanh, self.sqrt = casadi.exp, casadi.log, casadi.tanh, casadi.sqrt
         self.minimum, self.maximum, self.where = casadi.fmin, casadi.fmax, casadi.if_else

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 from numpy.typing import NDArray
 
 from plant.errors import SpecError
 from plant.spec import PlantSpec
-from simulators.contract import Simulator
 from simulators.disturbances import Disturbance, Steady
 from simulators.integrators import dopri5
 from simulators.namespaces import NumpyNamespace
-from simulators.reactor import BareReactor, DressedReactor
+from simulators.registry import simulator_of
 
 Array = NDArray[np.float64]
-SIMULATORS: dict[str, type[Simulator]] = {"reactor": DressedReactor, "reactor_bare": BareReactor}
 _XP = NumpyNamespace()
-
-
-def simulator_of(spec: PlantSpec) -> Simulator:
-    """The simulator a spec names; `SpecError` when it names none, or one that does not exist."""
-    if spec.simulator not in SIMULATORS:
-        raise SpecError(
-            f"simulator: {spec.simulator!r} is not a simulator",
-            f"plant {spec.name}",
-            f"Known simulators: {', '.join(SIMULATORS)}.",
-        )
-    return SIMULATORS[spec.simulator]()
 
 
 class SimulatedPlant:
@@ -67,12 +52,12 @@ class SimulatedPlant:
             raise SpecError(
                 f"the MVs are {[t.name for t in spec.mvs]}", f"plant {spec.name}", f"The simulator has {list(names.u)}."
             )
-        self._tags = wanted
-        self._sigma = {t.name: t.noise * noise for t in wanted}
-        self.x = np.tile(self.simulator.x0, (batch, 1)) if x0 is None else np.array(x0, float)
         self.moves = np.tile(self.simulator.u0, (batch, 1)).astype(float)
-        self._delayed: dict[str, deque[tuple[float, Array]]] = {name: deque() for name in self.simulator.dead_time_s}
-        self._store_delayed()
+        self.x = self.simulator.initial(self.moves, self.d, self.p) if x0 is None else np.array(x0, float)
+        self._sensors = {t.name: self.simulator.sensor(t.name, t.noise * noise) for t in wanted}
+        for sensor in self._sensors.values():
+            sensor.start(batch, self._noise_rng)
+        self._show_sensors()
 
     @property
     def d(self) -> Array:
@@ -93,7 +78,7 @@ class SimulatedPlant:
         self.x, _ = dopri5(lambda x: self.field(x, self.moves), self.x, dt_s / self.simulator.time_unit_s, self._rtol)
         self.time_s += dt_s
         self.disturbance.advance(dt_s)
-        self._store_delayed()
+        self._show_sensors()
 
     def true_outputs(self) -> dict[str, Array]:
         """Every output without noise or dead time: name -> (batch,)."""
@@ -101,19 +86,12 @@ class SimulatedPlant:
         return dict(zip(self.simulator.names.y, (np.broadcast_to(v, (self.batch,)) for v in y), strict=True))
 
     def measure(self) -> dict[str, Array]:
-        true = self.true_outputs()
-        readings = {}
-        for tag in self._tags:
-            value = self._delayed[tag.name][0][1] if tag.name in self._delayed else true[tag.name]
-            readings[tag.name] = value + self._sigma[tag.name] * self._noise_rng.standard_normal(self.batch)
-        return readings
+        return {name: sensor.read() for name, sensor in self._sensors.items()}
 
-    def _store_delayed(self) -> None:
+    def _show_sensors(self) -> None:
         true = self.true_outputs()
-        for name, queue in self._delayed.items():
-            queue.append((self.time_s, true[name]))
-            while len(queue) > 1 and queue[1][0] <= self.time_s - self.simulator.dead_time_s[name] + 1e-6:
-                queue.popleft()
+        for name, sensor in self._sensors.items():
+            sensor.see(self.time_s, true[name])
 
     def fallback_peak(self, output: str, safe: Array, ceiling: float, horizon_s: float = 1800.0) -> Array:
         """The highest value (batch,) of `output` if every MV went to `safe` now and stayed, disturbances held.

@@ -23,10 +23,20 @@ class BareReactor(Simulator):
 
     names = Names(x=("Ca", "T"), u=("Tc",), d=("Ti", "Caf", "q"), p=("UA", "k0"), y=("Ca", "T", "Ti"))
     time_unit_s = 60.0
+    step_s = 0.1
     x0 = (0.87725, 324.475)
     u0 = (300.0,)
     d0 = (350.0, 1.0, 100.0)
     p0 = (1.0, 1.0)
+    d_range = {"Ti": (280.0, 420.0), "Caf": (0.0, 3.0), "q": (0.0, 300.0)}  # noqa: RUF012
+    p_range = {"UA": (0.2, 3.0), "k0": (0.0, 3.0)}  # noqa: RUF012
+
+    def envelope(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> dict[str, Any]:
+        return {
+            "negative concentration": x[0] + 1e-3,
+            "temperature below 250 K": x[1] - 250.0,
+            "temperature above 650 K": 650.0 - x[1],
+        }
 
     def derivative(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         return self._reaction(x[0], x[1], u[0], d, p, xp)

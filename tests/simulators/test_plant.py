@@ -9,7 +9,8 @@ from plant.errors import SpecError
 from plant.process import Process
 from plant.spec import PlantSpec, load_spec
 from simulators.disturbances import Schedule
-from simulators.plant import SimulatedPlant, simulator_of
+from simulators.plant import SimulatedPlant
+from simulators.registry import simulator_of
 
 DRESSED, BARE = load_spec("reactor"), load_spec("reactor_bare")
 MOVE = np.array([[300.0]])
