@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,9 +13,11 @@ from simulators.disturbances import Disturbance, Steady
 from simulators.integrators import dopri5
 from simulators.namespaces import NumpyNamespace
 from simulators.registry import simulator_of
+from simulators.stepping import Stepper, peak_of, stepper_of
 
 Array = NDArray[np.float64]
 _XP = NumpyNamespace()
+log = logging.getLogger(__name__)
 
 
 class SimulatedPlant:
@@ -31,15 +35,16 @@ class SimulatedPlant:
         disturbance: Disturbance | None = None,
         noise: float = 1.0,
         x0: Array | None = None,
-        rtol: float = 1e-7,
+        stepper: Stepper | None = None,
     ) -> None:
         self.spec, self.batch, self.time_s = spec, batch, 0.0
         self.simulator = simulator_of(spec)
+        self._stepper = stepper or stepper_of(type(self.simulator))
+        self.ended = np.zeros(batch, np.int64)
         sensors, noises = np.random.SeedSequence(seed).spawn(2)
         self._noise_rng = np.random.default_rng(sensors)
         self.disturbance = disturbance or Steady()
         self.disturbance.start(self.simulator, batch, np.random.default_rng(noises))
-        self._rtol = rtol
         names = self.simulator.names
         wanted = [t for t in spec.online if t.move is None]
         if unknown := [t.name for t in wanted if t.name not in names.y]:
@@ -69,16 +74,20 @@ class SimulatedPlant:
         """True parameters now (batch x n_p)."""
         return self.disturbance.p
 
-    def field(self, x: Array, moves: Array) -> Array:
-        """dx/dt (batch x n_x) per `time_unit_s` at the present disturbances and parameters."""
-        return np.stack(self.simulator.derivative(x.T, moves.T, self.d.T, self.p.T, _XP), axis=1)
-
     def advance(self, moves: Array, dt_s: float) -> None:
         self.moves = np.broadcast_to(np.asarray(moves, float), (self.batch, len(self.simulator.names.u))).copy()
-        self.x, _ = dopri5(lambda x: self.field(x, self.moves), self.x, dt_s / self.simulator.time_unit_s, self._rtol)
+        before = self.ended
+        self.x, self.ended = self._stepper.advance(self.x, self.moves, self.d, self.p, dt_s, before)
+        for member in np.flatnonzero((self.ended != 0) & (before == 0))[:3]:
+            log.warning("%s: member %d ended at %.1f s: %s", self.spec.name, member, self.time_s, self.reason(member))
         self.time_s += dt_s
         self.disturbance.advance(dt_s)
         self._show_sensors()
+
+    def reason(self, member: int) -> str:
+        """Why a member ended; '' while it lives."""
+        code = self.ended[member]
+        return self._stepper.reasons[code - 1] if code else ""
 
     def true_outputs(self) -> dict[str, Array]:
         """Every output without noise or dead time: name -> (batch,)."""
@@ -86,7 +95,9 @@ class SimulatedPlant:
         return dict(zip(self.simulator.names.y, (np.broadcast_to(v, (self.batch,)) for v in y), strict=True))
 
     def measure(self) -> dict[str, Array]:
-        return {name: sensor.read() for name, sensor in self._sensors.items()}
+        """Readings (batch,) by tag; NaN for a member that has ended."""
+        lives = self.ended == 0
+        return {name: np.where(lives, sensor.read(), np.nan) for name, sensor in self._sensors.items()}
 
     def _show_sensors(self) -> None:
         true = self.true_outputs()
@@ -99,14 +110,17 @@ class SimulatedPlant:
         Members stop at `ceiling`: how far past it a runaway goes is not asked. `horizon_s` plant seconds must outlast
         the slowest creep into one.
         """
-        index = self.simulator.names.y.index(output)
         safe = np.broadcast_to(safe, self.moves.shape)
+        if kernel := peak_of(type(self.simulator), output):
+            later = kernel.peak(self.x, safe, self.d, self.p, horizon_s, ceiling)
+            return np.clip(self.true_outputs()[output], later, ceiling)
+        index, held = self.simulator.names.y.index(output), (safe.T, self.d.T, self.p.T, _XP)
 
         def watch(x: Array) -> Array:
-            return self.simulator.outputs(x.T, safe.T, self.d.T, self.p.T, _XP)[index]
+            return self.simulator.outputs(x.T, *held)[index]
 
         def field(x: Array) -> Array:
-            return np.where((watch(x) < ceiling)[:, None], self.field(x, safe), 0.0)
+            return np.where((watch(x) < ceiling)[:, None], np.stack(self.simulator.derivative(x.T, *held), 1), 0.0)
 
         _, peak = dopri5(field, self.x, horizon_s / self.simulator.time_unit_s, 1e-5, 1e-6, watch)
         assert peak is not None

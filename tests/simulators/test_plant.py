@@ -11,6 +11,7 @@ from plant.spec import PlantSpec, load_spec
 from simulators.disturbances import Schedule
 from simulators.plant import SimulatedPlant
 from simulators.registry import simulator_of
+from simulators.stepping import ErrorControlled
 
 DRESSED, BARE = load_spec("reactor"), load_spec("reactor_bare")
 MOVE = np.array([[300.0]])
@@ -86,7 +87,9 @@ def test_coolant_slews_at_a_kelvin_a_second() -> None:
 
 def brute_force(plant: SimulatedPlant, safe: float, horizon_s: float, ceiling: float) -> np.ndarray:
     """The same question asked of a copy of the plant, in steps of a fifth of a second."""
-    copy = SimulatedPlant(plant.spec, 0, plant.batch, noise=0.0, x0=plant.x, rtol=1e-9)
+    copy = SimulatedPlant(
+        plant.spec, 0, plant.batch, noise=0.0, x0=plant.x, stepper=ErrorControlled(plant.simulator, 1e-9, 1e-11)
+    )
     copy.disturbance.d, copy.disturbance.p = plant.d.copy(), plant.p.copy()
     top = copy.true_outputs()["TI101"].copy()
     for _ in range(round(horizon_s / 0.2)):

@@ -1,0 +1,327 @@
+"""A simulator's equations as a compiled kernel: traced once through CasADi, written out as C, built by the C compiler.
+
+The kernel advances a batch by fixed-step RK4, jumps at ticks, and ends members that leave the envelope. It works on
+blocks of members at a time: one block's states stay in the first-level cache and every line of the equations is a vector
+instruction. What does not depend on the state (parameters, altitude) is computed once a call, not four times a step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import casadi as ca
+import numpy as np
+from numpy.typing import NDArray
+
+from simulators.contract import Simulator
+from simulators.namespaces import CasadiNamespace
+
+Array = NDArray[np.float64]
+log = logging.getLogger(__name__)
+
+_BLOCK = 64  # members at a time; states of a block fit the first-level cache
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fopenmp-simd")
+_LEAST_PER_THREAD = 256
+_BINARY = {
+    ca.OP_ADD: "{0} + {1}", ca.OP_SUB: "{0} - {1}", ca.OP_MUL: "{0} * {1}", ca.OP_DIV: "{0} / {1}",
+    ca.OP_POW: "pow({0}, {1})", ca.OP_CONSTPOW: "pow({0}, {1})", ca.OP_FMIN: "({0} < {1} ? {0} : {1})",
+    ca.OP_FMAX: "({0} > {1} ? {0} : {1})", ca.OP_LT: "({0} < {1} ? 1.0 : 0.0)", ca.OP_LE: "({0} <= {1} ? 1.0 : 0.0)",
+    ca.OP_EQ: "({0} == {1} ? 1.0 : 0.0)", ca.OP_NE: "({0} != {1} ? 1.0 : 0.0)",
+    ca.OP_AND: "({0} != 0.0) * ({1} != 0.0) * 1.0", ca.OP_OR: "({0} + {1} != 0.0 ? 1.0 : 0.0)",
+    ca.OP_IF_ELSE_ZERO: "({0} != 0.0 ? {1} : 0.0)",
+}  # fmt: skip
+_UNARY = {
+    ca.OP_NEG: "-{0}", ca.OP_SQ: "{0} * {0}", ca.OP_TWICE: "2.0 * {0}", ca.OP_INV: "1.0 / {0}", ca.OP_SQRT: "sqrt({0})",
+    ca.OP_EXP: "exp({0})", ca.OP_LOG: "log({0})", ca.OP_FABS: "fabs({0})", ca.OP_ASSIGN: "{0}",
+    ca.OP_NOT: "({0} == 0.0 ? 1.0 : 0.0)", ca.OP_TANH: "(1.0 - 2.0 / (exp(2.0 * {0}) + 1.0))",
+}  # fmt: skip
+_HEAD = """
+#define B %(block)d
+%(simd)s double exp(double);
+%(simd)s double log(double);
+%(simd)s double pow(double, double);
+double sqrt(double);
+double fabs(double);
+"""
+_ADVANCE = """
+void advance(long n, long ticks, long steps, double h, double *x, const double *u, const double *d, const double *p,
+             long *ended, double ceiling, double *top)
+{
+  for (long start = 0; start < n; start += B) {
+    const long width = n - start < B ? n - start : B;
+    double X[NX][B], U[NU][B], D[ND][B], P[NP][B], K[NX][B], S[NX][B], Y[NX][B], V[NV][B], G[NG][B], T[1][B], over[B];
+    for (long l = 0; l < B; l++) {  /* a short block is filled up with its last member */
+      const long m = start + (l < width ? l : width - 1);
+      for (int i = 0; i < NX; i++) X[i][l] = x[m * NX + i];
+      for (int i = 0; i < NU; i++) U[i][l] = u[m * NU + i];
+      for (int i = 0; i < ND; i++) D[i][l] = d[m * ND + i];
+      for (int i = 0; i < NP; i++) P[i][l] = p[m * NP + i];
+      over[l] = (double)ended[m];
+      T[0][l] = WATCHES ? top[m] : 0.0;
+    }
+    prepare(U, D, P, V);
+    for (long tick = 0; tick < ticks; tick++) {
+      if (JUMPS) {
+        jump(X, U, D, P, V, Y);
+        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 ? Y[i][l] : X[i][l];
+      }
+      for (long step = 0; step < steps; step++) {
+        flow(X, U, D, P, V, K);
+        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+          S[i][l] = K[i][l]; Y[i][l] = X[i][l] + 0.5 * h * K[i][l]; }
+        flow(Y, U, D, P, V, K);
+        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+          S[i][l] += 2.0 * K[i][l]; Y[i][l] = X[i][l] + 0.5 * h * K[i][l]; }
+        flow(Y, U, D, P, V, K);
+        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+          S[i][l] += 2.0 * K[i][l]; Y[i][l] = X[i][l] + h * K[i][l]; }
+        flow(Y, U, D, P, V, K);
+        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++)
+          Y[i][l] = X[i][l] + h / 6.0 * (S[i][l] + K[i][l]);
+        envelope(Y, U, D, P, V, G);
+        for (int l = 0; l < B; l++) {
+          double why = 0.0, sum = 0.0;
+          for (int i = 0; i < NX; i++) sum += Y[i][l] - Y[i][l];  /* not 0 when one is not finite */
+          why = sum == 0.0 ? 0.0 : NG + 1.0;
+          for (int i = ENDS - 1; i >= 0; i--) why = G[i][l] > 0.0 ? why : i + 1.0;
+          over[l] = over[l] == 0.0 ? why : over[l];
+        }
+        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 ? Y[i][l] : X[i][l];
+        if (WATCHES) {
+          watch(X, U, D, P, V, G);
+          for (int l = 0; l < B; l++) {
+            T[0][l] = G[0][l] > T[0][l] ? G[0][l] : T[0][l];
+            over[l] = T[0][l] < ceiling ? over[l] : NG + 2.0;
+          }
+        }
+      }
+    }
+    for (long l = 0; l < width; l++) {
+      for (int i = 0; i < NX; i++) x[(start + l) * NX + i] = X[i][l];
+      ended[start + l] = (long)over[l];
+      if (WATCHES) top[start + l] = T[0][l];
+    }
+  }
+}
+"""
+
+
+class CompilerError(Exception):
+    """No C compiler, or one that cannot build the kernel."""
+
+
+class Kernel:
+    """Fixed-step RK4 of one simulator for a batch, compiled. Raises `CompilerError` where that is not possible.
+
+    `reasons[k - 1]` says why a member ended with code k; code 0 is a member that lives. With `watch`, the name of an
+    output, `peak` follows its maximum.
+    """
+
+    def __init__(self, simulator: Simulator, watch: str | None = None) -> None:
+        self._simulator = simulator
+        source, self.reasons = write_source(simulator, watch)
+        self._advance = ctypes.CDLL(str(_build(source))).advance
+        self._advance.restype = None
+        pointer = ctypes.c_void_p
+        self._advance.argtypes = [ctypes.c_long] * 3 + [ctypes.c_double] + [pointer] * 5 + [ctypes.c_double, pointer]
+        self._sizes = tuple(map(len, (simulator.names.x, simulator.names.u, simulator.names.d, simulator.names.p)))
+
+    def advance(
+        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ended: NDArray[np.int64] | None = None
+    ) -> tuple[Array, NDArray[np.int64]]:
+        """x (batch x n_x) after `dt_s` plant seconds with u, d, p (batch x n each) held, and the codes (batch,) of members
+        that ended: they keep their last state inside the envelope. `ended` are the codes so far."""
+        codes = np.zeros(len(x), np.int64) if ended is None else ended.astype(np.int64, copy=True)
+        return self._run(x, u, d, p, dt_s, codes, np.inf, np.empty(len(x))), codes
+
+    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: float) -> Array:
+        """The highest value (batch,) of the watched output from now on for `dt_s`; a member stops at `ceiling`."""
+        top = np.full(len(x), -np.inf)
+        self._run(x, u, d, p, dt_s, np.zeros(len(x), np.int64), ceiling, top)
+        return np.minimum(top, ceiling)
+
+    def _run(
+        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, codes: NDArray[np.int64], ceiling: float, top: Array
+    ) -> Array:
+        batch = len(x)
+        new = np.array(x, np.float64, order="C")
+        inputs = [np.ascontiguousarray(v, np.float64) for v in (u, d, p)]
+        for name, v, size in zip("xudp", (new, *inputs), self._sizes, strict=True):
+            if v.shape != (batch, size):
+                raise ValueError(f"{name} has shape {v.shape}; expected ({batch}, {size})")
+        ticks, steps = schedule(self._simulator, dt_s)
+        h = dt_s / self._simulator.time_unit_s / ticks / steps
+        threads = min(os.cpu_count() or 1, max(1, batch // _LEAST_PER_THREAD))
+        cuts = [batch * k // threads for k in range(threads + 1)]
+
+        def part(k: int) -> None:
+            rows = slice(cuts[k], cuts[k + 1])
+            pointers = [v[rows].ctypes.data for v in (new, *inputs, codes)]
+            self._advance(cuts[k + 1] - cuts[k], ticks, steps, h, *pointers, ceiling, top[rows].ctypes.data)
+
+        if threads == 1:
+            part(0)
+        else:
+            list(_threads().map(part, range(threads)))
+        return new
+
+
+def schedule(simulator: Simulator, dt_s: float) -> tuple[int, int]:
+    """Ticks in `dt_s`, and fixed steps a tick. `ValueError` when `dt_s` is not a whole number of ticks."""
+    if not dt_s > 0:
+        raise ValueError(f"dt_s must be positive, not {dt_s}")
+    tick_s = simulator.tick_s or dt_s
+    ticks = round(dt_s / tick_s)
+    if ticks < 1 or abs(ticks * tick_s - dt_s) > 1e-6 * tick_s:
+        raise ValueError(f"{dt_s} s is not a whole number of ticks of {tick_s} s")
+    return ticks, max(1, math.ceil(tick_s / simulator.step_s - 1e-9))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernel")
+
+
+def write_source(simulator: Simulator, watch: str | None = None) -> tuple[str, list[str]]:
+    """The kernel as C, and the reasons for which it ends a member."""
+    names, xp = simulator.names, CasadiNamespace()
+    groups = {"X": names.x, "U": names.u, "D": names.d, "P": names.p}
+    symbols = [ca.SX.sym(k, max(len(v), 1)) for k, v in groups.items()]
+    x, u, d, p = ([s[i] for i in range(len(v))] for s, v in zip(symbols, groups.values(), strict=True))
+    margins = simulator.envelope(x, u, d, p, xp)
+    jumped = [ca.SX(v) for v in simulator.on_sample(x, u, d, p, xp)]
+    jumps = any(not ca.is_equal(new, old) for new, old in zip(jumped, x, strict=True))
+    bodies = {
+        "flow": [ca.SX(v) for v in simulator.derivative(x, u, d, p, xp)],
+        "jump": jumped,
+        "envelope": [ca.SX(v) for v in margins.values()] or [ca.SX(1.0)],
+    }
+    if watch is not None:
+        row = names.y.index(watch)
+        bodies["watch"] = [ca.SX(simulator.outputs(x, u, d, p, xp)[row])]
+    writer = _Writer(symbols, list(groups))
+    functions = [writer.function(name, outputs) for name, outputs in bodies.items()]
+    sizes = {f"N{k}": max(len(v), 1) for k, v in groups.items()}
+    sizes |= {"NV": max(len(writer.prepared), 1), "NG": max(len(margins), 1), "ENDS": len(margins), "JUMPS": int(jumps)}
+    sizes["WATCHES"] = int(watch is not None)
+    defines = "\n".join(f"#define {k} {v}" for k, v in sizes.items())
+    idle = (
+        ""
+        if watch is not None
+        else f"static void watch({_Writer.ARGUMENTS}, const double V[NV][B], double R[][B]) {{}}"
+    )
+    source = "\n".join([_HEAD, defines, writer.prepare(), *functions, idle, _ADVANCE])
+    return source, [*margins, "a state that is not finite"]
+
+
+class _Writer:
+    """Writes traced expressions as loops over a block. Subexpressions of U, D and P alone are collected in `prepared`
+    and computed by `prepare` before anything moves."""
+
+    ARGUMENTS = "const double X[NX][B], const double U[NU][B], const double D[ND][B], const double P[NP][B]"
+
+    def __init__(self, symbols: list[ca.SX], letters: list[str]) -> None:
+        self._symbols, self._letters = symbols, letters
+        self._fixed_lines: list[str] = []
+        self._known: dict[str, str] = {}  # the expression that is fixed -> its name in `prepare`
+        self.prepared: dict[str, int] = {}  # name in `prepare` -> row of V
+
+    def function(self, name: str, outputs: list[ca.SX]) -> str:
+        f = ca.Function(name, self._symbols, [ca.vertcat(*outputs)], {"cse": True})
+        lines, slot, count = [], {}, 0
+        for k in range(f.n_instructions()):
+            op, into, out = f.instruction_id(k), f.instruction_input(k), f.instruction_output(k)
+            if op == ca.OP_OUTPUT:
+                lines.append(f"R[{out[1]}][l] = {self._shown(slot[into[0]])};")
+                continue
+            if op == ca.OP_INPUT:
+                text, fixed = f"{self._letters[into[0]]}[{into[1]}][l]", into[0] != 0
+                slot[out[0]] = (text, fixed, True)
+                continue
+            if op == ca.OP_CONST:
+                slot[out[0]] = (f"({f.instruction_constant(k)!r})", True, True)
+                continue
+            arguments = [slot[i] for i in into]
+            fixed = all(a[1] for a in arguments)
+            form = (_UNARY if len(into) == 1 else _BINARY).get(op)
+            if form is None:
+                raise CompilerError(f"operation {op} of CasADi has no form in C")
+            if fixed:
+                text = form.format(*(a[0] for a in arguments))
+                if text not in self._known:
+                    self._known[text] = f"f{len(self._known)}"
+                    self._fixed_lines.append(f"const double {self._known[text]} = {text};")
+                slot[out[0]] = (self._known[text], True, False)
+            else:
+                lines.append(f"const double w{count} = {form.format(*map(self._shown, arguments))};")
+                slot[out[0]] = (f"w{count}", False, True)
+                count += 1
+        return self._loop(f"{name}({self.ARGUMENTS}, const double V[NV][B], double R[][B])", lines)
+
+    def prepare(self) -> str:
+        lines = [*self._fixed_lines, *(f"V[{row}][l] = {name};" for name, row in self.prepared.items())]
+        return self._loop(f"prepare({self.ARGUMENTS.partition(', ')[2]}, double V[][B])", lines)
+
+    def _shown(self, value: tuple[str, bool, bool]) -> str:
+        """How a value is written where the state is at hand: a fixed subexpression by its row of V."""
+        text, fixed, plain = value
+        if not fixed or plain:
+            return text
+        return f"V[{self.prepared.setdefault(text, len(self.prepared))}][l]"
+
+    @staticmethod
+    def _loop(signature: str, lines: list[str]) -> str:
+        body = "\n    ".join(lines)
+        return (
+            f"static void {signature}\n{{\n  #pragma omp simd\n  for (int l = 0; l < B; l++) {{\n    {body}\n  }}\n}}"
+        )
+
+
+def _build(source: str) -> Path:
+    """The shared object of a source, from the cache or the compiler. It is built for this machine's own processor."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise CompilerError("no C compiler (cc) on the PATH")
+    kind = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "homeostat" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise CompilerError(f"{folder} cannot be written: {e}") from e
+    simd = '__attribute__((__simd__("notinbranch")))'
+    for vector_math in (True, False):  # without a vector mathematics library: the same, with scalar exp and log
+        text = source % {"block": _BLOCK, "simd": simd if vector_math else ""}
+        target = folder / f"{hashlib.sha256((kind + text + ' '.join(_FLAGS)).encode()).hexdigest()[:32]}.so"
+        if target.exists():
+            return target
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            code, built = Path(scratch) / "kernel.c", Path(scratch) / "kernel.so"
+            code.write_text(text)
+            libraries = ["-lmvec", "-lm"] if vector_math else ["-lm"]
+            try:
+                _run([compiler, *_FLAGS, "-shared", "-fPIC", "-o", str(built), str(code), *libraries])
+                ctypes.CDLL(str(built))
+            except (CompilerError, OSError) as e:
+                if not vector_math:
+                    raise CompilerError(str(e)) from e
+                continue
+            os.replace(built, target)
+            return target
+    raise AssertionError
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompilerError(f"{command[0]} failed: {done.stderr.strip()[:500]}")
+    return done.stdout

@@ -1,0 +1,96 @@
+"""`Stepper`: what moves a batch of plants through time. A compiled fixed step where there is a C compiler, else an error-
+controlled one in numpy; both jump at ticks and end the members that leave the envelope."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulators.compiled import CompilerError, Kernel, schedule
+from simulators.contract import Simulator
+from simulators.integrators import dopri5
+from simulators.namespaces import NumpyNamespace
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+log = logging.getLogger(__name__)
+_XP = NumpyNamespace()
+
+
+class Stepper(Protocol):
+    """`advance` takes x (batch x n_x) `dt_s` plant seconds on, u, d, p held, and keeps the members whose code is not 0
+    where they ended; `reasons[code - 1]` says why."""
+
+    reasons: list[str]
+
+    def advance(
+        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ended: Codes | None = None
+    ) -> tuple[Array, Codes]: ...
+
+
+class ErrorControlled:
+    """Dormand-Prince 5(4) in numpy, one step size for the batch: the reference, and the way without a compiler."""
+
+    def __init__(self, simulator: Simulator, rtol: float = 1e-7, atol: float = 1e-9) -> None:
+        self._simulator, self._rtol, self._atol = simulator, rtol, atol
+        margins = simulator.envelope(simulator.x0, simulator.u0, simulator.d0, simulator.p0, _XP)
+        self.reasons = [*margins, "a state that is not finite"]
+
+    def advance(
+        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ended: Codes | None = None
+    ) -> tuple[Array, Codes]:
+        codes = np.zeros(len(x), np.int64) if ended is None else ended.copy()
+        ticks, _ = schedule(self._simulator, dt_s)
+        held = (u.T, d.T, p.T, _XP)
+
+        def field(x: Array) -> Array:
+            moving = (codes == 0) & (self._outside(x, *held) == 0)
+            return np.where(moving[:, None], _rows(self._simulator.derivative(x.T, *held), x.shape), 0.0)
+
+        for _ in range(ticks):
+            jumped = _rows(self._simulator.on_sample(x.T, *held), x.shape)
+            start = np.where((codes == 0)[:, None], jumped, x)
+            span = dt_s / ticks / self._simulator.time_unit_s
+            end, _ = dopri5(field, start, span, self._rtol, self._atol)
+            why = self._outside(end, *held)
+            why[~np.isfinite(end).all(axis=1)] = len(self.reasons)
+            x = np.where(np.isfinite(end), end, start)
+            codes = np.where(codes == 0, why, codes)
+        return x, codes
+
+    def _outside(self, x: Array, *held: Any) -> Codes:
+        """The first reason (batch,) for which each member is outside the envelope; 0 inside."""
+        code = np.zeros(len(x), np.int64)
+        margins = self._simulator.envelope(x.T, *held)
+        with np.errstate(invalid="ignore"):
+            for k, margin in reversed(list(enumerate(margins.values(), 1))):
+                code[~(margin > 0)] = k
+        return code
+
+
+@cache
+def stepper_of(kind: type[Simulator]) -> Stepper:
+    """The default stepper of a class of simulators: the compiled kernel, or without a C compiler the numpy one."""
+    try:
+        return Kernel(kind())
+    except CompilerError as e:
+        log.warning("%s runs uncompiled, more slowly: %s", kind.__name__, e)
+        return ErrorControlled(kind())
+
+
+@cache
+def peak_of(kind: type[Simulator], output: str) -> Kernel | None:
+    """The compiled kernel that watches one output, or None without a C compiler."""
+    try:
+        return Kernel(kind(), watch=output)
+    except CompilerError:
+        return None
+
+
+def _rows(components: tuple, shape: tuple[int, ...]) -> Array:
+    """Components as (batch x n); a constant one is spread."""
+    return np.stack([np.broadcast_to(c, shape[:1]) for c in components], axis=1)
