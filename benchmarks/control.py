@@ -27,7 +27,7 @@ from homeostat.checkpoints import shipped
 from models.calibration import errors_on, near_guardrail
 from models.checkpoint import Checkpoint, load
 from plant.spec import PlantSpec, load_spec
-from simulators.disturbances import Schedule
+from simulators.conditions import Schedule
 from simulators.plant import SimulatedPlant
 from simulators.reactor import BareReactor
 

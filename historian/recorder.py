@@ -28,15 +28,16 @@ async def record(
     on_progress: Callable[[int, float], None] | None = None,
     gap_s: float | None = None,
     kind: str = "recorded",
+    note: str = "",
 ) -> int:
     """Record `spec`'s plant until `stop` is set or the link closes. Returns how many values were stored.
 
-    A silence longer than `gap_s` plant seconds (default: three samples) is stored as an event and ends the run of `kind`:
+    A silence longer than `gap_s` plant seconds (default: three samples) is stored as an event and ends the run of `kind` (stored with `note`):
     training data is never stitched across a gap. While nothing is reported the plant is asked: what it answers is stored
     too, and a link that is down is an event (`link_down`, then `link_up`). A locked database holds up nothing.
     `on_progress(values, newest plant time)` is called at each batch.
     """
-    recording = _Recording(link, historian, spec, clock, gap_s, kind)
+    recording = _Recording(link, historian, spec, clock, gap_s, kind, note)
     await recording.follow(stop, on_progress)
     return recording.stored
 
@@ -45,9 +46,10 @@ class _Recording:
     """Where a recording stands."""
 
     def __init__(
-        self, link: Link, historian: Historian, spec: PlantSpec, clock: Clock, gap_s: float | None, kind: str
+        self, link: Link, historian: Historian, spec: PlantSpec, clock: Clock, gap_s: float | None, kind: str, note: str
     ) -> None:
-        self._link, self._historian, self._spec, self._clock, self._kind = link, historian, spec, clock, kind
+        self._link, self._historian, self._spec, self._clock = link, historian, spec, clock
+        self._kind, self._run_note = kind, note
         self._gap_s = 3 * spec.sample_time_s if gap_s is None else gap_s
         self.stored = 0
         self._newest: float | None = None
@@ -149,7 +151,9 @@ class _Recording:
         if self._run is not None or self._clock.wall_time() < self._next_try_s:
             return
         try:
-            self._run = await asyncio.to_thread(self._historian.open_run, self._kind, self._run_start)
+            self._run = await asyncio.to_thread(
+                self._historian.open_run, self._kind, self._run_start, None, self._run_note
+            )
         except HistorianError as e:
             self._next_try_s = self._clock.wall_time() + _RETRY_S
             log.warning("no run can be opened yet: %s", e)
@@ -161,7 +165,7 @@ class _Recording:
             if run is not None:
                 await asyncio.to_thread(self._historian.close_run, run, end_s)
             elif start is not None:
-                await asyncio.to_thread(self._historian.add_runs, self._kind, [(start, end_s)])
+                await asyncio.to_thread(self._historian.add_runs, self._kind, [(start, end_s)], None, self._run_note)
         except HistorianError as e:
             log.error(
                 "the run that began at %s and ended at %s (plant time) is not marked as ended: %s", start, end_s, e

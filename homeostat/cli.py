@@ -65,34 +65,71 @@ def _options(
     os.environ["HOMEOSTAT_DEBUG"] = "1" if debug else ""
 
 
-@app.command(epilog="Example: `homeostat simulate reactor --speed 20`")
+@app.command(epilog="Example: `homeostat simulate reactor --speed 20` or `homeostat simulate turbofan --plot run.png`")
 def simulate(
-    plant: PlantName,
+    plant: Annotated[
+        str | None, typer.Argument(help="A built-in plant, or the path of a plant's YAML file.", metavar="PLANT")
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="A scenario's name or YAML file; default: `day` where the plant has it, else `steady`."),
+    ] = None,
     speed: Annotated[float, typer.Option(min=0.01, help="Plant seconds per second.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of noise and disturbances.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of noise and scenario.")] = 0,
     endpoint: Endpoint = None,
-    steady: Annotated[bool, typer.Option("--steady", help="No feed steps and no fouling.")] = False,
     noise: Annotated[float, typer.Option(min=0.0, help="Scale of the sensor noise.")] = 1.0,
     start: Annotated[
         float | None, typer.Option(help="Plant time to start from, s since the Unix epoch; default: now.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Run the scenario at once, draw it to a .png, .svg or .pdf, and stop.", metavar="FILE"),
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List plants and their scenarios, and stop.")] = False,
 ) -> None:
-    """Serve a simulated plant over OPC UA, with its own regulatory layer."""
+    """Serve a simulated plant over OPC UA, with its own regulatory layer, living through a scenario."""
+    from simulators.registry import simulator_of
+    from simulators.scenario import builtin_scenarios, load_scenario
+
+    if list_all:
+        _list_plants(plant)
+        return
+    if plant is None:
+        raise typer.BadParameter(f"name a plant: {', '.join(builtin_plants())}, or a YAML file", param_hint="PLANT")
+    spec = load_spec(plant)
+    disclaimer = simulator_of(spec).disclaimer
+    if disclaimer:
+        err.print(f"[bold]{escape(disclaimer)}[/bold]", soft_wrap=True)
+    chosen = load_scenario(scenario or ("day" if "day" in builtin_scenarios(spec) else "steady"), spec)
+    if plot is not None:
+        from homeostat.lockstep import rehearse
+        from homeostat.picture import draw
+
+        run = rehearse(spec, chosen, seed, noise)
+        draw(spec, chosen, run, plot, disclaimer)
+        ended = f", ended early: {run.reason}" if run.reason else ""
+        err.print(f"{spec.name}, {chosen.name}: {run.time_s[-1]:g} s of plant time in {plot}{escape(ended)}")
+        return
     from homeostat import live
 
-    spec = load_spec(plant)
     live.run_until_signal(
         lambda stop: live.simulate(
-            spec,
-            stop,
-            endpoint=endpoint,
-            speed=speed,
-            seed=seed,
-            steady=steady,
-            noise=noise,
-            start_s=start,
+            spec, stop, endpoint=endpoint, speed=speed, seed=seed, scenario=chosen, noise=noise, start_s=start
         )
     )
+
+
+def _list_plants(plant: str | None) -> None:
+    """The plants that can be simulated (or one), with their scenarios."""
+    from simulators.scenario import builtin_scenarios, load_scenario
+
+    table = Table("plant", "scenario", "what happens")
+    for name in [plant] if plant else builtin_plants():
+        spec = load_spec(name)
+        table.add_row(f"[bold]{escape(spec.name)}[/bold]", "", escape(spec.description))
+        for scenario in builtin_scenarios(spec):
+            table.add_row("", scenario, escape(load_scenario(scenario, spec).description))
+    out.print(table)
 
 
 @app.command(epilog="Example: `homeostat check reactor`")

@@ -27,8 +27,9 @@ from plant.link import PlantMode
 from plant.opcua.client import OpcUaLink
 from plant.opcua.server import PlantServer
 from plant.spec import PlantSpec
-from simulators.disturbances import RandomSteps, Steady
+from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
+from simulators.scenario import Scenario
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ async def _connected(spec: PlantSpec, endpoint: str | None) -> AsyncIterator[tup
         sample = await first.read()
         clock = ScaledClock(first.speed, sample.time_s)
     async with OpcUaLink(spec, clock, endpoint) as link:
+        await link.read()  # from here on the link knows what the plant said of itself
         yield link, clock
 
 
@@ -74,21 +76,24 @@ async def simulate(
     endpoint: str | None,
     speed: float,
     seed: int,
-    steady: bool,
+    scenario: Scenario,
     noise: float,
     start_s: float | None,
 ) -> None:
-    """Serve a simulated plant over OPC UA until `stop`, from plant time `start_s` (default: now)."""
-    disturbance = Steady() if steady else live_disturbance()
-    plant = SimulatedPlant(spec, seed, disturbance=disturbance, noise=noise)
-    server = PlantServer(spec, plant, ScaledClock(speed, start_s), endpoint)
-    log.info("%s at %s, speed %g", spec.name, server.endpoint, speed)
+    """Serve a simulated plant that lives through `scenario` over OPC UA until `stop`, from plant time `start_s` (default:
+    now). The scenario's set-points go to the local loops that have them."""
+    drawn = Drawn(scenario)
+    plant = SimulatedPlant(spec, seed, conditions=drawn, noise=noise)
+    loops = {loop.pv for loop in spec.regulatory.loops}
+
+    def set_points() -> dict[str, float]:
+        return {tag: float(value[0]) for tag, value in drawn.set_points().items() if tag in loops}
+
+    server = PlantServer(
+        spec, plant, ScaledClock(speed, start_s), endpoint, scenario=plant.facts(), set_points=set_points
+    )
+    log.info("%s at %s, speed %g, scenario %s", spec.name, server.endpoint, speed, scenario.name)
     await _until(stop, server.run())
-
-
-def live_disturbance() -> RandomSteps:
-    """A working day: feed-temperature steps of a few kelvin every half hour or so, and slow fouling."""
-    return RandomSteps(levels={"Ti": (346.0, 355.0)}, hold_s=1800.0, rest=0.3, drift_per_h={"UA": 0.002})
 
 
 async def record_live(
@@ -103,7 +108,7 @@ async def record_live(
     with Historian(historian, spec.name) as store:
         store.register(spec)
         async with _connected(spec, endpoint) as (link, clock):
-            await record(link, store, spec, clock, stop, on_progress)
+            await record(link, store, spec, clock, stop, on_progress, note=link.scenario)
         if not store.flush(10.0):
             log.warning("the historian is busy: %d rows go to its spool", store.status()["pending"])
 

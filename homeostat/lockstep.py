@@ -10,92 +10,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homeostat.excitation import Excitation
-from plant.errors import ControlError
+from plant.errors import ControlError, SpecError
 from plant.link import PlantMode
 from plant.regulatory import RegulatoryLayer
-from plant.spec import PlantSpec
-from simulators.disturbances import RandomSteps
+from plant.spec import PlantSpec, Role
+from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
+from simulators.scenario import Scenario, load_scenario
 
 Array = NDArray[np.float64]
-
-RECORDING_CEILING_K = 345.0  # recorded excitation never passes this; incidents are simulated and say so
 
 
 @dataclass(frozen=True)
 class Recording:
-    """`batch` runs of one kind, on the sample grid: `values` tag -> (batch x samples), MVs as read back at each sample."""
+    """`batch` runs of one kind, on the sample grid: `values` tag -> (batch x samples), MVs as read back at each sample.
+    `facts` says in JSON what made them."""
 
     kind: str
     seed: int
+    facts: str
     time_s: Array
     values: dict[str, Array]
 
 
-def _disturbance(feed_high_K: float, spread: float, clean: float = 0.5) -> RandomSteps:
-    """Feed-temperature steps up to `feed_high_K`, and fouling and catalyst activity that differ by run."""
-    return RandomSteps(
-        levels={"Ti": (345.0, feed_high_K)},
-        hold_s=600.0,
-        rest=0.6,
-        parameters={"UA": (1 - spread, 1 + spread), "k0": (1 - 0.6 * spread, 1 + 0.6 * spread)},
-        clean=clean,
-    )
-
-
-def executed_disturbance() -> RandomSteps:
-    """What the planner meets while its margins are calibrated: wider than the excitation, as wide as operation may be."""
-    return _disturbance(370.0, 0.15)
-
-
 def excitation_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Recording:
-    """`batch` runs of `samples` samples of excitation in REMOTE, interlocks armed. Raises `ControlError` if a run passed
-    the ceiling of the recording policy (it must not: the interlock is set so that it cannot)."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    plant = SimulatedPlant(spec, seed, batch, _disturbance(355.0, 0.10, clean=0.7), x0=_spread_states(spec, batch, rng))
+    """`batch` runs of `samples` samples of excitation in REMOTE, interlocks armed, in the scenario `excitation`. Raises
+    `ControlError` if a run passed the limit of the recording policy (it must not: the interlocks see to it)."""
+    plant = _plant(spec, "excitation", batch, seed)
     recording = _record(spec, plant, samples, seed, "excitation")
     for guard in spec.guardrails:
-        top = float(np.nanmax(recording.values[guard.tag]))
-        if top > RECORDING_CEILING_K + 4 * spec.tag(guard.tag).noise:
-            raise ControlError(
-                f"excitation reached {top:.1f} {spec.tag(guard.tag).unit}",
-                f"plant {spec.name}, tag {guard.tag}",
-                f"The recording policy allows {RECORDING_CEILING_K}: lower the interlock's trip.",
-            )
+        if guard.recording_limit is not None and guard.tag in recording.values:
+            past = guard.sign * (recording.values[guard.tag] - guard.recording_limit)
+            if np.nanmax(past, initial=-np.inf) > 4 * spec.tag(guard.tag).noise:
+                raise ControlError(
+                    f"excitation went {np.nanmax(past):.1f} {spec.tag(guard.tag).unit} past {guard.recording_limit:g}",
+                    f"plant {spec.name}, tag {guard.tag}",
+                    "The recording policy forbids it: trip the interlock earlier.",
+                )
     return recording
 
 
 def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Recording:
-    """`batch` simulated runs that no plant should be made to record: interlocks off, feed and fouling at their worst,
-    moves too hot, and full cooling only from a random temperature on: in time, or too late. One in five starts hot."""
+    """`batch` simulated runs that no plant should be made to record, in the scenario `incident`: interlocks off, moves
+    pushed away from the safe side, and full fallback only from a random distance to the limit on: in time, or too late."""
     guard = next(g for g in spec.guardrails if g.fallback_tag)
     bare = spec.model_copy(update={"regulatory": spec.regulatory.model_copy(update={"interlocks": ()})})
+    plant = _plant(bare, "incident", batch, seed)
+    policy = load_scenario("incident", spec).incident
+    if policy is None:
+        raise SpecError("the scenario has no `incident` section", f"plant {spec.name}", "Say how to push and rescue.")
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    x0 = _spread_states(spec, batch, rng)
-    hot = rng.random(batch) < 0.2
-    x0[hot, 0] = rng.uniform(0.45, 0.95, hot.sum())
-    x0[hot, 1] = rng.uniform(328.0, 352.0, hot.sum())
-    plant = SimulatedPlant(bare, seed, batch, _disturbance(371.0, 0.18), x0=x0)
     safe = np.array([t.move.safe for t in spec.mvs if t.move])
-    high = np.array([t.move.limits[1] for t in spec.mvs if t.move])
-    push, rescue_at = rng.uniform(0.0, 8.0, (batch, 1)), rng.uniform(328.0, guard.limit, batch)
+    low, high = np.array([t.move.limits for t in spec.mvs if t.move]).T
+    push = rng.uniform(*policy.push, (batch, 1)) * np.where(safe <= (low + high) / 2, 1.0, -1.0)
+    rescue_at = guard.limit - guard.sign * rng.uniform(*policy.rescue, batch)
     rescuing = np.zeros(batch, bool)
 
     def override(moves: Array, reading: dict[str, Array]) -> Array:
-        rescuing[:] = (rescuing | (reading[guard.tag] > rescue_at)) & ~(reading[guard.tag] < 323.0)
-        return np.where(rescuing[:, None], safe, np.minimum(moves + push, high))
+        value = guard.sign * reading[guard.tag]
+        back = value < guard.sign * guard.limit - policy.release
+        rescuing[:] = (rescuing | (value > guard.sign * rescue_at)) & ~back
+        return np.where(rescuing[:, None], safe, np.clip(moves + push, low, high))
 
-    return _record(bare, plant, samples, seed, "incident", override, ceiling=guard.limit + 8.0)
+    return _record(bare, plant, samples, seed, "incident", override, stop=policy.stop)
 
 
-def _spread_states(spec: PlantSpec, batch: int, rng: np.random.Generator) -> Array:
-    """Start states around and away from the operating point."""
-    x0 = np.empty((batch, 3 if spec.simulator == "reactor" else 2))
-    x0[:, 0] = rng.uniform(0.7, 0.97, batch)
-    x0[:, 1] = rng.uniform(312.0, 331.0, batch)
-    if x0.shape[1] == 3:
-        x0[:, 2] = rng.uniform(291.0, 303.0, batch)
-    return x0
+def _plant(spec: PlantSpec, scenario: str, batch: int, seed: int) -> SimulatedPlant:
+    """The plants of a recording, moves spread around the usual ones."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
+    low, high = np.array([t.move.limits for t in spec.mvs if t.move]).T
+    usual = np.array([t.nominal for t in spec.mvs])
+    moves = np.clip(rng.normal(usual - 0.1 * (high - low), 0.15 * (high - low), (batch, len(usual))), low, high)
+    return SimulatedPlant(spec, seed, batch, Drawn(load_scenario(scenario, spec)), moves=moves)
 
 
 def _record(
@@ -105,14 +91,10 @@ def _record(
     seed: int,
     kind: str,
     override: Callable[[Array, dict[str, Array]], Array] | None = None,
-    ceiling: float = np.inf,
+    stop: float = np.inf,
 ) -> Recording:
-    start = np.clip(
-        np.random.default_rng(np.random.SeedSequence([seed, 3])).normal(298.0, 3.0, (plant.batch, len(spec.mvs))),
-        [t.move.limits[0] for t in spec.mvs if t.move],
-        [t.move.limits[1] for t in spec.mvs if t.move],
-    )
-    layer = RegulatoryLayer(spec, plant.batch, {t.name: start[:, i] for i, t in enumerate(spec.mvs)})
+    """Run a batch on the sample grid. A member's record ends once it is `stop` past a guardrail, or has ended."""
+    layer = RegulatoryLayer(spec, plant.batch, {t.name: plant.moves[:, i] for i, t in enumerate(spec.mvs)})
     layer.request_mode(PlantMode.REMOTE, 0.0)
     excitation = Excitation(spec, plant.batch, seed)
     scans = round(spec.sample_time_s / spec.scan_time_s)
@@ -132,7 +114,8 @@ def _record(
             if guard.fallback_tag:
                 peak = plant.fallback_peak(guard.tag, safe, guard.limit + 50.0)
                 values[guard.fallback_tag][:, k] = peak
-            over |= plant.true_outputs()[guard.tag] > ceiling
+                over |= guard.sign * (plant.true_outputs()[guard.tag] - guard.limit) > stop
+        over |= plant.ended != 0
         for v in values.values():
             v[over, k] = np.nan
         moves = excitation.next(reading)
@@ -148,7 +131,63 @@ def _record(
             forced |= layer.interlock
             low, high = np.minimum(low, outputs), np.maximum(high, outputs)
         unheld = forced[:, None] & (high > low)
-    return Recording(kind, seed, np.arange(samples, dtype=np.float64) * spec.sample_time_s, values)
+    return Recording(kind, seed, plant.facts(), np.arange(samples, dtype=np.float64) * spec.sample_time_s, values)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """One run of a scenario in LOCAL, scan by scan: `values` what instruments showed and moves in force, `true` outputs,
+    `set_points` of the scenario or the local loops, each tag -> (scans,); spans (from, to) in s of faulty instruments by
+    tag and of tripped interlocks; `reason` why the plant ended, '' if it did not."""
+
+    time_s: Array
+    values: dict[str, Array]
+    true: dict[str, Array]
+    set_points: dict[str, Array]
+    faults: dict[str, list[tuple[float, float]]]
+    interlocked: list[tuple[float, float]]
+    reason: str
+    facts: str
+
+
+def rehearse(spec: PlantSpec, scenario: Scenario, seed: int, noise: float = 1.0) -> Rehearsal:
+    """Run a scenario from start to end in lock-step, the plant in the hands of its own regulatory layer."""
+    drawn = Drawn(scenario)
+    plant = SimulatedPlant(spec, seed, conditions=drawn, noise=noise)
+    layer = RegulatoryLayer(spec, 1, {t.name: plant.moves[:, i] for i, t in enumerate(spec.mvs)})
+    usual = {loop.pv: np.array([loop.set_point]) for loop in spec.regulatory.loops}
+    rows: dict[str, dict[str, list[float]]] = {"values": {}, "true": {}, "set_points": {}}
+    times, tripped, faulty = [], [], []
+    for k in range(round(scenario.duration_s / spec.scan_time_s) + 1):
+        reading = plant.measure()
+        wanted = {tag: v for tag, v in drawn.set_points().items() if np.isfinite(v).all()}
+        layer.set_local({tag: v for tag, v in wanted.items() if tag in usual})
+        outputs = layer.scan(reading, spec.scan_time_s, 0.0)
+        moves = {t.name: outputs[:, i] for i, t in enumerate(spec.mvs)}
+        for name, now in (
+            ("values", reading | moves), ("true", plant.true_outputs()), ("set_points", usual | wanted)
+        ):  # fmt: skip
+            for tag, value in now.items():
+                rows[name].setdefault(tag, [np.nan] * k).append(float(value[0]))
+        times.append(k * spec.scan_time_s)
+        tripped.append(bool(layer.interlock[0]))
+        faulty.append(drawn.faulty())
+        if plant.ended[0]:
+            break
+        plant.advance(outputs, spec.scan_time_s)
+    series = {name: {tag: np.array(v) for tag, v in of.items()} for name, of in rows.items()}
+    hidden = {t.name: series["true"][t.name] for t in spec.with_role(Role.HIDDEN) if t.name in series["true"]}
+    faults = {tag: _spans(times, [tag in f for f in faulty]) for tag in sorted(set().union(*faulty))}
+    return Rehearsal(
+        np.array(times), series["values"] | hidden, series["true"], series["set_points"], faults,
+        _spans(times, tripped), plant.reason(0), plant.facts(),
+    )  # fmt: skip
+
+
+def _spans(times: list[float], on: list[bool]) -> list[tuple[float, float]]:
+    edges = np.flatnonzero(np.diff([False, *on, False]))
+    ends = [*times, times[-1]]
+    return [(ends[a], ends[b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def split(recording: Recording) -> Iterator[dict[str, Array]]:

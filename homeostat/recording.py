@@ -62,6 +62,5 @@ def _store(spec: PlantSpec, historian: Historian, recording: Recording, start_s:
         historian.sample_block(run, times)
         spans.append((float(times[0]), float(times[-1])))
         samples += n
-    note = "lock-step excitation" if recording.kind == "excitation" else "simulated incident"
-    historian.add_runs(recording.kind, spans, recording.seed, note)
+    historian.add_runs(recording.kind, spans, recording.seed, recording.facts)
     return samples * spec.sample_time_s / 3600

@@ -17,7 +17,6 @@ from controllers.evaluation.executed import executed_runs
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
 from historian import Historian
-from homeostat.lockstep import RECORDING_CEILING_K, executed_disturbance
 from models.calibration import Calibration, calibrate
 from models.checkpoint import Checkpoint, save
 from models.config import ModelConfig, TrainingConfig
@@ -28,6 +27,7 @@ from models.windows import Run
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
+from simulators.scenario import load_scenario
 
 Stage = Callable[[str], None]
 _EXECUTED_RUNS = (60, 100)  # first round, second round
@@ -85,23 +85,24 @@ def executed_calibration(
     for number, batch in enumerate(_EXECUTED_RUNS, start=1):
         stage(f"calibrating on executed plans, round {number} of {len(_EXECUTED_RUNS)}")
         controller = JepaMpc(world, PlannerConfig(horizon=horizon), calibration, batch=batch)
-        runs = executed_runs(spec, controller, executed_disturbance(), batch, 1000 * seed + number)
+        runs = executed_runs(spec, controller, load_scenario("operation", spec), batch, 1000 * seed + number)
         last, calibration = calibration, calibrate(world, [*held_out, *runs], horizon)
         calibration.margins[:, count:] = torch.maximum(calibration.margins[:, count:], last.margins[:, count:])
     return calibration
 
 
 def _enforce_policy(spec: PlantSpec, runs: list) -> None:
-    """Recorded excitation never passes the ceiling; only what is marked as a simulated incident may."""
+    """Recorded excitation never passes a recording limit; only what is marked as a simulated incident may."""
     names = [t.name for t in spec.measured]
-    for guard in (g for g in spec.guardrails if g.fallback_tag):
+    for guard in (g for g in spec.guardrails if g.recording_limit is not None and g.tag in names):
+        unit = spec.tag(guard.tag).unit
         for run in runs:
-            top = float(np.nanmax(guard.sign * run.measured[:, names.index(guard.tag)], initial=-np.inf))
-            if run.kind == "excitation" and guard.max is not None and top > RECORDING_CEILING_K + 1.0:
+            past = guard.sign * (run.measured[:, names.index(guard.tag)] - guard.recording_limit)
+            if run.kind == "excitation" and np.nanmax(past, initial=-np.inf) > 10 * spec.tag(guard.tag).noise:
                 raise ModelError(
-                    f"an excitation run reached {top:.1f} {spec.tag(guard.tag).unit}",
-                    f"historian of {spec.name}, run at {run.start_s:.0f} s",
-                    f"The recording policy allows {RECORDING_CEILING_K:g}; leave that run out.",
+                    f"an excitation run went {np.nanmax(past):.1f} {unit} past {guard.recording_limit:g} {unit}",
+                    f"historian of {spec.name}, run at {run.start_s:.0f} s, tag {guard.tag}",
+                    "The recording policy forbids it; leave that run out.",
                 )
 
 
@@ -144,6 +145,11 @@ def _card(spec: PlantSpec, facts: dict[str, Any], margins: torch.Tensor) -> str:
     steps = [0, len(margins) // 2, len(margins) - 1]
     kept = "\n".join(f"| {k + 1} | " + " | ".join(f"{v:.2f}" for v in margins[k].tolist()) + " |" for k in steps)
     names = [g.name for g in spec.guardrails] + [f"{g.name} (fallback)" for g in spec.guardrails if g.fallback_tag]
+    policy = " and ".join(
+        f"{g.recording_limit:g} {spec.tag(g.tag).unit} on {g.tag}"
+        for g in spec.guardrails
+        if g.recording_limit is not None
+    )
     suspect = "; ".join(facts["suspect"]) if facts["suspect"] else "no"
     return f"""# World model of {spec.name}
 
@@ -153,7 +159,7 @@ Made by `{facts["command"]}` on {facts["date"]} (revision {facts["revision"]}, t
 for the figures below; margins come from {facts["calibration_runs"]} held-out and executed runs.
 
 Policy: recorded excitation runs under the plant's regulatory layer with its interlocks armed and never passes
-{RECORDING_CEILING_K:g} K. What lies beyond was only ever simulated, and is counted above as incidents.
+{policy or "any guardrail"}. What lies beyond was only ever simulated, and is counted above as incidents.
 
 Suspect: {suspect}. Seed {facts["training"]["seed"]}, {facts["parameters"]} parameters.
 

@@ -83,7 +83,8 @@ class Tag(_Strict):
 
 class Guardrail(_Strict):
     """A limit that no objective may buy. Rank 1 is the last to be relaxed. Exactly one of `max` and `min`, in the tag's
-    unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` if the fallback took over now."""
+    unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` if the fallback took over now. Recorded
+    excitation never passes `recording_limit`; what lies beyond is only ever simulated."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     tag: str
@@ -91,11 +92,14 @@ class Guardrail(_Strict):
     min: float | None = None
     rank: Annotated[int, Field(ge=1)] = 1
     fallback_tag: str | None = None
+    recording_limit: float | None = None
 
     @model_validator(mode="after")
     def _one_sided(self) -> Guardrail:
         if (self.max is None) == (self.min is None):
             raise ValueError("give exactly one of max and min")
+        if self.recording_limit is not None and self.sign * (self.limit - self.recording_limit) < 0:
+            raise ValueError(f"recording_limit ({self.recording_limit}) lies past the limit ({self.limit})")
         return self
 
     @property

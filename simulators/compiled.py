@@ -92,8 +92,8 @@ void advance(long n, long ticks, long steps, double h, double *x, const double *
         for (int l = 0; l < B; l++) {
           double why = 0.0, sum = 0.0;
           for (int i = 0; i < NX; i++) sum += Y[i][l] - Y[i][l];  /* not 0 when one is not finite */
-          why = sum == 0.0 ? 0.0 : NG + 1.0;
           for (int i = ENDS - 1; i >= 0; i--) why = G[i][l] > 0.0 ? why : i + 1.0;
+          why = sum == 0.0 ? why : ENDS + 1.0;
           over[l] = over[l] == 0.0 ? why : over[l];
         }
         for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 ? Y[i][l] : X[i][l];
@@ -101,7 +101,7 @@ void advance(long n, long ticks, long steps, double h, double *x, const double *
           watch(X, U, D, P, V, G);
           for (int l = 0; l < B; l++) {
             T[0][l] = G[0][l] > T[0][l] ? G[0][l] : T[0][l];
-            over[l] = T[0][l] < ceiling ? over[l] : NG + 2.0;
+            over[l] = T[0][l] < ceiling ? over[l] : ENDS + 2.0;
           }
         }
       }

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from plant.errors import SpecError
 from simulators.sensors import GaussianSensor, Sensor
 
 Components = Any  # a sequence of components: a tuple, or an array whose first axis they are
@@ -89,6 +90,10 @@ class Simulator(ABC):
 
         The usual state for every member, unless a plant knows better (a patient's fasting state, an engine's idle)."""
         return np.tile(np.array(self.x0, float), (len(p), 1))
+
+    def population(self, batch: int, rng: np.random.Generator, **facts: str) -> Array:
+        """Parameters (batch x n_p) of plants drawn from a described population. `SpecError` for one it does not know."""
+        raise SpecError(f"{type(self).__name__} has no population", "scenario: population", "Leave it out.")
 
     def sensor(self, output: str, sigma: float) -> Sensor:
         """The sensor of one output, `sigma` its standard deviation in the output's unit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from plant.errors import SpecError
 from plant.spec import PlantSpec
-from simulators.disturbances import Disturbance, Steady
+from simulators.conditions import Conditions, Steady
 from simulators.integrators import dopri5
 from simulators.namespaces import NumpyNamespace
 from simulators.registry import simulator_of
@@ -24,7 +25,9 @@ class SimulatedPlant:
     """`batch` plants of one spec, advanced together. Noise and disturbances come from `seed` alone.
 
     `x` (batch x n_x) is the true state; `time_s` plant seconds since the start. `noise` scales every sensor's standard
-    deviation (0: perfect sensors).
+    deviation (0: perfect sensors). `moves` (batch x n_mv) were in force before the start, `x0` (batch x n_x) overrides
+    the start states of the conditions. A member that leaves the simulator's envelope ends: `ended` is not 0, its state
+    stays, it reads NaN, and `reason` says why. Raises `SpecError` where spec, conditions and simulator do not fit.
     """
 
     def __init__(
@@ -32,19 +35,20 @@ class SimulatedPlant:
         spec: PlantSpec,
         seed: int = 0,
         batch: int = 1,
-        disturbance: Disturbance | None = None,
+        conditions: Conditions | None = None,
         noise: float = 1.0,
         x0: Array | None = None,
+        moves: Array | None = None,
         stepper: Stepper | None = None,
     ) -> None:
-        self.spec, self.batch, self.time_s = spec, batch, 0.0
+        self.spec, self.seed, self.batch, self.noise, self.time_s = spec, seed, batch, noise, 0.0
         self.simulator = simulator_of(spec)
         self._stepper = stepper or stepper_of(type(self.simulator))
         self.ended = np.zeros(batch, np.int64)
         sensors, noises = np.random.SeedSequence(seed).spawn(2)
         self._noise_rng = np.random.default_rng(sensors)
-        self.disturbance = disturbance or Steady()
-        self.disturbance.start(self.simulator, batch, np.random.default_rng(noises))
+        self.conditions = conditions or Steady()
+        self.conditions.start(self.simulator, batch, np.random.default_rng(noises))
         names = self.simulator.names
         wanted = [t for t in spec.online if t.move is None]
         if unknown := [t.name for t in wanted if t.name not in names.y]:
@@ -57,37 +61,68 @@ class SimulatedPlant:
             raise SpecError(
                 f"the MVs are {[t.name for t in spec.mvs]}", f"plant {spec.name}", f"The simulator has {list(names.u)}."
             )
-        self.moves = np.tile(self.simulator.u0, (batch, 1)).astype(float)
-        self.x = self.simulator.initial(self.moves, self.d, self.p) if x0 is None else np.array(x0, float)
+        self._check_ranges()
+        self.moves = self._sized("moves", np.tile(self.simulator.u0, (batch, 1)) if moves is None else moves, names.u)
+        self.x = self._sized("x0", self.conditions.states(self.moves) if x0 is None else x0, names.x)
         self._sensors = {t.name: self.simulator.sensor(t.name, t.noise * noise) for t in wanted}
         for sensor in self._sensors.values():
             sensor.start(batch, self._noise_rng)
         self._show_sensors()
 
+    def _sized(self, what: str, values: Array, names: tuple[str, ...]) -> Array:
+        values = np.array(values, float)
+        if values.shape != (self.batch, len(names)) or not np.isfinite(values).all():
+            raise SpecError(
+                f"{what} has shape {values.shape}" if np.isfinite(values).all() else f"{what} is not finite",
+                f"plant {self.spec.name}", f"Give ({self.batch}, {len(names)}) finite values: {', '.join(names)}.",
+            )  # fmt: skip
+        return values
+
+    def _check_ranges(self) -> None:
+        simulator, names = self.simulator, self.simulator.names
+        for what, values, keys, ranges in (
+            ("disturbance", self.d, names.d, simulator.d_range),
+            ("parameter", self.p, names.p, simulator.p_range),
+        ):
+            values = self._sized(f"{what}s", values, keys)
+            for key, (low, high) in ranges.items():
+                column = values[:, keys.index(key)]
+                if not ((column >= low) & (column <= high)).all():
+                    raise SpecError(
+                        f"{what} {key} is {column.min():g}..{column.max():g}", f"plant {self.spec.name}",
+                        f"Keep it in [{low:g}, {high:g}].",
+                    )  # fmt: skip
+
     @property
     def d(self) -> Array:
         """True disturbances now (batch x n_d)."""
-        return self.disturbance.d
+        return self.conditions.d
 
     @property
     def p(self) -> Array:
         """True parameters now (batch x n_p)."""
-        return self.disturbance.p
+        return self.conditions.p
 
     def advance(self, moves: Array, dt_s: float) -> None:
-        self.moves = np.broadcast_to(np.asarray(moves, float), (self.batch, len(self.simulator.names.u))).copy()
+        asked = np.broadcast_to(np.asarray(moves, float), (self.batch, len(self.simulator.names.u)))
+        self.moves = self.conditions.actuated(asked, dt_s).copy()
         before = self.ended
         self.x, self.ended = self._stepper.advance(self.x, self.moves, self.d, self.p, dt_s, before)
         for member in np.flatnonzero((self.ended != 0) & (before == 0))[:3]:
             log.warning("%s: member %d ended at %.1f s: %s", self.spec.name, member, self.time_s, self.reason(member))
         self.time_s += dt_s
-        self.disturbance.advance(dt_s)
+        self.conditions.advance(dt_s)
         self._show_sensors()
 
     def reason(self, member: int) -> str:
         """Why a member ended; '' while it lives."""
         code = self.ended[member]
         return self._stepper.reasons[code - 1] if code else ""
+
+    def facts(self) -> str:
+        """What made this run, as JSON for its record: simulator, scenario, seed, noise."""
+        made = {"simulator": self.spec.simulator, "seed": self.seed, "noise": self.noise}
+        return json.dumps(made | {"scenario": self.conditions.facts()})
 
     def true_outputs(self) -> dict[str, Array]:
         """Every output without noise or dead time: name -> (batch,)."""
@@ -97,7 +132,8 @@ class SimulatedPlant:
     def measure(self) -> dict[str, Array]:
         """Readings (batch,) by tag; NaN for a member that has ended."""
         lives = self.ended == 0
-        return {name: np.where(lives, sensor.read(), np.nan) for name, sensor in self._sensors.items()}
+        shown = self.conditions.readings({name: sensor.read() for name, sensor in self._sensors.items()})
+        return {name: np.where(lives, value, np.nan) for name, value in shown.items()}
 
     def _show_sensors(self) -> None:
         true = self.true_outputs()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulators.contract import Components, Names, Namespace, Simulator
+from simulators.contract import Array, Components, Names, Namespace, Simulator
 
 _V, _RHO, _C = 100.0, 1000.0, 0.239  # L, g/L, J/(g K)
 _HEAT, _E_R, _K0, _UA = 5e4, 8750.0, 7.2e10, 5e4  # J/mol, K, 1/min, J/(min K)
@@ -74,3 +74,9 @@ class DressedReactor(BareReactor):
 
     def outputs(self, x: Components, u: Components, d: Components, p: Components, xp: Namespace) -> tuple:
         return x[0], x[1], x[2], d[0], d[2]
+
+    def initial(self, u: Array, d: Array, p: Array) -> Array:
+        """The usual state, the coolant at its set-point."""
+        x = super().initial(u, d, p)
+        x[:, 2] = u[:, 0]
+        return x

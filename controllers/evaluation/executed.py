@@ -9,17 +9,18 @@ from controllers.contracts import Controller
 from controllers.evaluation.closed_loop import close_loop, limits_of
 from models.windows import Run
 from plant.spec import PlantSpec
-from simulators.disturbances import RandomSteps
+from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
+from simulators.scenario import Scenario
 
 
 def executed_runs(
-    spec: PlantSpec, controller: Controller, disturbance: RandomSteps, runs: int, seed: int, samples: int = 60
+    spec: PlantSpec, controller: Controller, scenario: Scenario, runs: int, seed: int, samples: int = 60
 ) -> list[Run]:
-    """`runs` closed loops of `samples` samples on the simulator, targets stepping at random inside their limits, the
+    """`runs` closed loops of `samples` samples of `scenario` on the simulator, targets stepping at random inside their limits, the
     fallback labelled at each sample. `controller` must be made for a batch of `runs`."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xCA1]))
-    plant = SimulatedPlant(spec, seed, runs, disturbance)
+    plant = SimulatedPlant(spec, seed, runs, Drawn(scenario))
     low, high = limits_of(spec)
     third = -(-samples // 3)
     levels = np.stack([rng.uniform(*t.limits, (runs, 3)) for t in spec.targets], -1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from controllers.contracts import Controller
 from controllers.evaluation.closed_loop import Trajectories, close_loop, limits_of
 from plant.spec import PlantSpec
-from simulators.disturbances import Schedule
+from simulators.conditions import Schedule
 from simulators.plant import SimulatedPlant
 
 Array = NDArray[np.float64]

@@ -33,6 +33,7 @@ _REGULATORY_VARIABLES = {
     Reg.INTERLOCK: (ua.VariantType.Boolean, False, "An interlock holds an MV"),
     Reg.CLOCK_SPEED: (ua.VariantType.Double, 1.0, "Plant seconds per wall second"),
     Reg.SHED_REASON: (ua.VariantType.String, "", "Why the regulatory layer last took the MVs"),
+    Reg.SCENARIO: (ua.VariantType.String, "", "What a simulated plant lives through, as JSON; empty for a real one"),
 }
 REGULATORY_TYPES = {name: variant for name, (variant, _, _) in _REGULATORY_VARIABLES.items()}
 

@@ -80,6 +80,7 @@ class OpcUaLink:
         self._mv_types: dict[str, ua.VariantType] = {}
         self._has_regulatory = False
         self._speed = 1.0
+        self._scenario = ""
         self._session: Session | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
@@ -113,6 +114,11 @@ class OpcUaLink:
     def speed(self) -> float:
         """Plant seconds per wall second, as last read from the plant."""
         return self._speed
+
+    @property
+    def scenario(self) -> str:
+        """What a simulated plant said it lives through when this link connected; '' for a real one."""
+        return self._scenario
 
     async def read(self) -> Sample:
         """Every online tag, and the regulatory layer's mode and heartbeat, in one request."""
@@ -272,7 +278,7 @@ class OpcUaLink:
         answers = await session.read_attributes(
             [(node, ua.AttributeIds.Value) for node in self._nodes]
             + [(self._node_of[name], ua.AttributeIds.DataType) for name in mvs]
-            + [(self._reg[Reg.MODE], ua.AttributeIds.Value), (self._reg[Reg.CLOCK_SPEED], ua.AttributeIds.Value)]
+            + [(self._reg[name], ua.AttributeIds.Value) for name in (Reg.MODE, Reg.CLOCK_SPEED, Reg.SCENARIO)]
         )
         values = dict(zip(self._nodes.values(), answers, strict=False))
         types = dict(zip(mvs, answers[len(self._nodes) :], strict=False))
@@ -289,8 +295,10 @@ class OpcUaLink:
                 "Correct node_id in the plant file.",
             )
         self._mv_types = {name: self._mv_type(name, types[name], values[name]) for name in mvs}
-        self._has_regulatory = _good(answers[-2]) is not None
-        self._speed = float(_good(answers[-1]) or 1.0)
+        mode, speed, scenario = (_good(dv) for dv in answers[-3:])
+        self._has_regulatory = mode is not None
+        self._speed = float(speed or 1.0)  # type: ignore[arg-type]
+        self._scenario = str(scenario or "")
 
     def _mv_type(self, name: str, data_type: ua.DataValue, value: ua.DataValue) -> ua.VariantType:
         declared = _good(data_type)

@@ -30,6 +30,7 @@ class Reg(StrEnum):
     INTERLOCK = "Interlock"
     CLOCK_SPEED = "ClockSpeed"
     SHED_REASON = "ShedReason"
+    SCENARIO = "Scenario"
 
 
 def plant_node_id(spec: PlantSpec) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlparse
 
@@ -60,6 +60,8 @@ class PlantServer:
     - `endpoint`: the URL to serve, default the spec's. Port 0 takes any free port; see `endpoint` afterwards.
     - `host`: the interface to bind. Only this machine by default.
     - `by_hand`: do not scan in the background; the caller does, with `scan()`.
+    - `scenario`: shown to clients, so that a recorder can keep what made its run.
+    - `set_points`: asked before each scan for set-points (PV -> value) of the local loops; a NaN changes nothing.
 
     Use it as an async context manager, or `await server.run()`. Raises `LinkError` when the port is taken.
     """
@@ -72,6 +74,8 @@ class PlantServer:
         endpoint: str | None = None,
         host: str = "127.0.0.1",
         by_hand: bool = False,
+        scenario: str = "",
+        set_points: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         if process.batch != 1:
             raise SpecError(f"a server runs one plant, not a batch of {process.batch}", f"plant {spec.name}")
@@ -79,6 +83,7 @@ class PlantServer:
         self.endpoint = endpoint or spec.endpoint
         self.regulatory = RegulatoryLayer(spec)
         self.scans = 0
+        self._scenario, self._set_points = scenario, set_points
         self._ids = {t.name: tag_node_id(t) for t in spec.online}
         self._reg_ids = {name: ua.NodeId.from_string(i) for name, i in regulatory_node_ids(spec).items()}
         self._mv_of = {self._ids[t.name]: t.name for t in spec.mvs}
@@ -179,6 +184,9 @@ class PlantServer:
     async def _scan_once(self) -> None:
         stamp = self._time_s
         seen = {name: self._sense(name, values) for name, values in self.process.measure().items()}
+        if self._set_points is not None:
+            wanted = self._set_points()
+            self.regulatory.set_local({pv: v for pv, v in wanted.items() if math.isfinite(v)})
         outputs = self.regulatory.scan(
             {name: np.array([value]) for name, (value, _) in seen.items()},
             self.spec.scan_time_s,
@@ -224,6 +232,7 @@ class PlantServer:
             Reg.INTERLOCK: bool(self.regulatory.interlock[0]),
             Reg.CLOCK_SPEED: float(self.clock.speed),
             Reg.SHED_REASON: self.regulatory.shed_reason,
+            Reg.SCENARIO: self._scenario,
         }
         return [
             (

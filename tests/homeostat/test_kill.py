@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from homeostat.live import live_disturbance
 from plant.clock import ScaledClock
 from plant.link import PlantMode
 from plant.opcua.server import PlantServer
 from plant.spec import load_spec
+from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
+from simulators.scenario import load_scenario
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ async def _until(condition: Callable[[], bool], seconds: float, what: str) -> fl
 async def test_the_reactor_is_in_local_control_within_three_heartbeats(tmp_path: Path) -> None:
     spec = load_spec("reactor")
     dog = spec.regulatory.watchdog
-    plant = SimulatedPlant(spec, seed=3, disturbance=live_disturbance())
+    plant = SimulatedPlant(spec, seed=3, conditions=Drawn(load_scenario("day", spec)))
     with socket.create_server(("127.0.0.1", 0)) as s:
         port = s.getsockname()[1]
     config = tmp_path / "controller.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import pytest
 
 from historian import Historian
 from homeostat import recording
-from homeostat.lockstep import RECORDING_CEILING_K, excitation_run, incident_run, split
+from homeostat.lockstep import excitation_run, incident_run, split
 from homeostat.recording import EXCITATION_SAMPLES, INCIDENT_SAMPLES, excite_lockstep
 from models.dataset import load_runs
 from models.windows import Run
 from plant.errors import HistorianError
 from plant.spec import PlantSpec, load_spec
+from simulators.scenario import load_scenario, scenario_of
 
 END_S = 1_750_000_000.0
-RUNS, INCIDENTS, SEED = 5, 4, 11
+RUNS, INCIDENTS, SEED = 5, 6, 12
+CEILING_K = 345.0
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +61,13 @@ def test_nothing_waits_and_the_hours_are_those_stored(excited, spec: PlantSpec):
 
 def test_incidents_are_flagged(excited):
     runs = excited[0].runs()
-    assert runs.filter(pl.col("kind") == "excitation")["note"].unique().to_list() == ["lock-step excitation"]
-    assert runs.filter(pl.col("kind") == "incident")["note"].unique().to_list() == ["simulated incident"]
+    for kind in ("excitation", "incident"):
+        (note,) = runs.filter(pl.col("kind") == kind)["note"].unique().to_list()
+        made = json.loads(note)
+        assert scenario_of(made["scenario"]) == load_scenario(kind, load_spec("reactor")), (
+            "the record says what made it"
+        )
+        assert made["seed"] == runs.filter(pl.col("kind") == kind)["seed"][0]
     assert runs["kind"].value_counts().sort("kind").rows() == [("excitation", RUNS), ("incident", INCIDENTS)]
     assert runs["seed"].null_count() == 0
 
@@ -77,8 +85,8 @@ def test_recorded_excitation_never_passes_the_ceiling_and_incidents_do(excited, 
     for kind, start, end in store.runs().select("kind", "start_ts", "end_ts").rows():
         values = store.history(["TI101"], start / 1e6, end / 1e6)["value"]
         top[kind] = max(top[kind], float(values.max()))  # type: ignore[arg-type]
-    assert top["excitation"] <= RECORDING_CEILING_K + 4 * spec.tag("TI101").noise
-    assert top["incident"] > RECORDING_CEILING_K, "an incident that is none teaches nothing"
+    assert top["excitation"] <= CEILING_K + 4 * spec.tag("TI101").noise
+    assert top["incident"] > CEILING_K, "an incident that is none teaches nothing"
 
 
 def test_moves_stay_inside_the_limits(excited, spec: PlantSpec):

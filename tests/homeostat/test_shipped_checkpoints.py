@@ -10,9 +10,10 @@ from controllers.evaluation.reactor import tracking
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
 from homeostat.checkpoints import load_checkpoint, shipped
-from homeostat.live import live_disturbance
 from plant.spec import load_spec
+from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
+from simulators.scenario import load_scenario
 
 
 @pytest.mark.parametrize("plant", ["reactor", "reactor_bare"])
@@ -29,7 +30,7 @@ def test_a_target_beyond_the_operating_limit_is_approached_and_the_limit_held() 
     torch.set_num_threads(1)
     spec = load_spec("reactor")
     checkpoint = load_checkpoint(spec)
-    plant = SimulatedPlant(spec, 78, 2, live_disturbance())
+    plant = SimulatedPlant(spec, 78, 2, Drawn(load_scenario("day", spec)))
     low, high = limits_of(spec)
     runs = close_loop(
         JepaMpc(checkpoint.model, PlannerConfig(), checkpoint.calibration, batch=2), plant,

@@ -8,7 +8,7 @@ import pytest
 from plant.errors import SpecError
 from plant.process import Process
 from plant.spec import PlantSpec, load_spec
-from simulators.disturbances import Schedule
+from simulators.conditions import Schedule
 from simulators.plant import SimulatedPlant
 from simulators.registry import simulator_of
 from simulators.stepping import ErrorControlled
@@ -90,7 +90,7 @@ def brute_force(plant: SimulatedPlant, safe: float, horizon_s: float, ceiling: f
     copy = SimulatedPlant(
         plant.spec, 0, plant.batch, noise=0.0, x0=plant.x, stepper=ErrorControlled(plant.simulator, 1e-9, 1e-11)
     )
-    copy.disturbance.d, copy.disturbance.p = plant.d.copy(), plant.p.copy()
+    copy.conditions.d, copy.conditions.p = plant.d.copy(), plant.p.copy()
     top = copy.true_outputs()["TI101"].copy()
     for _ in range(round(horizon_s / 0.2)):
         copy.advance(np.full((plant.batch, 1), safe), 0.2)

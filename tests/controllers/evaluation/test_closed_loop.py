@@ -8,7 +8,7 @@ import pytest
 from controllers.contracts import Decision, Observation, Status, Targets
 from controllers.evaluation.closed_loop import Trajectories, close_loop, limits_of
 from plant.spec import PlantSpec, load_spec
-from simulators.disturbances import Schedule
+from simulators.conditions import Schedule
 from simulators.plant import SimulatedPlant
 
 LOW, HIGH = np.array([290.0]), np.array([310.0])

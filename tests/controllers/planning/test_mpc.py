@@ -16,7 +16,7 @@ from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
 from plant.spec import PlantSpec
-from simulators.disturbances import Schedule
+from simulators.conditions import Schedule
 from simulators.plant import SimulatedPlant
 
 CONFIG = PlannerConfig(horizon=12, effort=0.0)
