@@ -63,6 +63,7 @@ class Drawn(Steady):
 
     def advance(self, dt_s: float) -> None:
         self.time_s += dt_s
+        self.d, self.p = self.d.copy(), self.p.copy()  # who was shown the old ones keeps them
         for i, loss in self._loss.items():
             self.p[:, i] *= (1.0 - loss) ** (dt_s / 3600.0)
         self._apply()

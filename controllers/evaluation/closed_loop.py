@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from controllers.contracts import Controller, Observation, Status, Targets
 from models.windows import Run
 from plant.spec import PlantSpec
+from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
+from simulators.scenario import Scenario
 
 Array = NDArray[np.float64]
 
@@ -114,6 +116,27 @@ def close_loop(
         true[name][:, n] = value
     stacked = {name: np.stack(value, 1) for name, value in rows.items()}
     return Trajectories(true=true, peak=peak, **stacked, solve_s=solve, status=status, targets=targets)
+
+
+def run_scenario(
+    spec: PlantSpec, controller: Controller, scenario: Scenario, *, batch: int = 1, seed: int = 0, preview: bool = False,
+    noise: float = 1.0, label_fallback: bool = False,
+) -> Trajectories:  # fmt: skip
+    """Run `controller`, made for `batch` plants, through a scenario from start to end: the same disturbances, faults and
+    set-points as in lock-step and over OPC UA. A target the scenario does not speak of keeps the spec's value."""
+    drawn = Drawn(scenario)
+    plant = SimulatedPlant(spec, seed, batch, drawn, noise)
+    samples = max(1, round(scenario.duration_s / spec.sample_time_s))
+    targets = np.tile([t.value for t in spec.targets], (batch, samples, 1)).astype(float)
+    for k in range(samples):
+        for tag, value in drawn.set_points(k * spec.sample_time_s).items():
+            for i in (i for i, t in enumerate(spec.targets) if t.tag == tag):
+                targets[:, k, i] = np.where(np.isfinite(value), value, targets[:, k, i])
+    low, high = limits_of(spec)
+    return close_loop(
+        controller, plant, targets, preview=preview, move_low=low, move_high=high, first_move=plant.moves[0],
+        label_fallback=label_fallback, scans=round(spec.sample_time_s / spec.scan_time_s),
+    )  # fmt: skip
 
 
 def limits_of(spec: PlantSpec) -> tuple[Array, Array]:
