@@ -42,10 +42,5 @@ class Pump:
         self._bolus_owed = self._bolus_owed - from_bolus
         return (from_basal + from_bolus) / hours
 
-    def stop(self, who: NDArray[np.bool_]) -> None:
-        """Suspend: forget what these pumps still owed."""
-        self._basal_owed = np.where(who, 0.0, self._basal_owed)
-        self._bolus_owed = np.where(who, 0.0, self._bolus_owed)
-
     def _whole(self, units: Array | float) -> Array:
         return np.floor(np.asarray(units) / self.step_U + 1e-9) * self.step_U

@@ -271,7 +271,3 @@ def test_pump_keeps_its_limits_and_loses_nothing() -> None:
     assert total[0] == pytest.approx(24 * 0.73 + 10.0, abs=0.05)
     assert total[1] == pytest.approx(24 * 15.0 + 25.0, abs=0.05)
     assert total[2] == 0.0
-    pump.start(1)
-    pump.deliver(np.array([1.0]), np.array([20.0]), 300.0)
-    pump.stop(np.array([True]))
-    assert pump.deliver(np.array([0.0]), np.array([0.0]), 300.0)[0] == 0.0
