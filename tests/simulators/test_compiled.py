@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from simulators.reactor import BareReactor, DressedReactor
 from simulators.registry import simulator_of
 from simulators.stepping import ErrorControlled, stepper_of
 
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 XP = NumpyNamespace()
 
 
