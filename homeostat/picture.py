@@ -21,6 +21,7 @@ def draw(spec: PlantSpec, scenario: Scenario, run: Rehearsal, path: Path, discla
     """Draw one run to `path` (.png, .svg or .pdf). Raises `SpecError` for another ending or an unwritable file."""
     if path.suffix.lower() not in _FORMATS:
         raise SpecError(f"'{path.suffix}' is no kind of picture", str(path), f"End the name in {', '.join(_FORMATS)}.")
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     tags = [t for role in (Role.CV, Role.AUX, Role.MV, Role.DV, Role.HIDDEN) for t in spec.with_role(role)]
@@ -49,7 +50,8 @@ def draw(spec: PlantSpec, scenario: Scenario, run: Rehearsal, path: Path, discla
     if disclaimer:
         figure.supxlabel(disclaimer, fontsize=7, color=_LIMIT)
     try:
-        figure.savefig(path, dpi=130)
+        with rc_context({"svg.fonttype": "none"}):  # words in an SVG stay words
+            figure.savefig(path, dpi=130)
     except OSError as e:
         raise SpecError(f"cannot be written: {e.strerror or e}", str(path), "Choose another place.") from e
 

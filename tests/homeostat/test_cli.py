@@ -18,7 +18,7 @@ import yaml
 
 from historian import Historian
 from homeostat import cli
-from plant.spec import load_spec
+from plant.spec import builtin_plants, load_spec
 
 COMMANDS = ("simulate", "check", "record", "excite", "train", "control", "dashboard", "status", "demo")
 ROOT = Path(__file__).parents[2]
@@ -318,3 +318,46 @@ def test_as_a_program_of_its_own(tmp_path: Path, arguments: tuple[str, ...], sta
     assert len(errors) == 1, done.stderr
     assert what in errors[0]
     assert "Traceback" not in done.stderr
+
+
+def test_simulate_lists_every_plant_with_its_scenarios(homeostat):
+    code, out, _ = homeostat("simulate", "--list")
+    assert code == 0
+    for plant in builtin_plants():
+        assert plant in out
+    assert "bad_instruments" in out
+    code, out, _ = homeostat("simulate", "reactor", "--list")
+    assert code == 0
+    assert "runaway" in out
+    assert "reactor_bare" not in out
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_simulate_draws_a_run(homeostat, tmp_path: Path, ending: str):
+    (tmp_path / "short.yaml").write_text(
+        "name: short\ndescription: A cold feed\nduration_s: 120\ndisturbances: {Ti: {value: 345}}\n"
+        "sensors: [{tag: TI101, fault: dropout, at_s: 60}]\n"
+    )
+    code, _, err = homeostat("simulate", "reactor", "--scenario", "short.yaml", "--plot", f"run.{ending}")
+    assert (code, "reactor, short: 120 s of plant time" in err) == (0, True)
+    head = (tmp_path / f"run.{ending}").read_bytes()[:5]
+    assert head.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF-"}[ending])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "parts"),
+    [
+        ((), 2, ("name a plant: ", "reactor")),
+        (("reactor", "--scenario", "nap"), 1, ("nap: no such file", "Scenarios of reactor: steady, bad_instruments")),
+        (("reactor", "--scenario", "steady", "--plot", "run.gif"), 1, ("'.gif' is no kind of picture", ".png")),
+        (("reactor", "--scenario", "steady", "--plot", "no/such/run.png"), 1, ("no/such/run.png", "cannot be written")),
+    ],
+)
+def test_simulate_says_what_is_wrong(homeostat, arguments: tuple, status: int, parts: tuple):
+    one_error(homeostat("simulate", *arguments), status, *parts)
+
+
+def test_a_plant_with_a_disclaimer_says_it(homeostat, tmp_path: Path):
+    _, _, err = homeostat("simulate", "glucose", "--scenario", "steady", "--plot", "run.svg")
+    assert "not a medical device" in re.sub(r"\s+", " ", err)
+    assert "not a medical device" in (tmp_path / "run.svg").read_text()
