@@ -92,8 +92,8 @@ def complete(free: Mapping[str, Any]) -> dict[str, Any]:
     """The derived parameters and the fasting state from the free ones (any array shape), by the identities that make
     fasting a steady state: Gpb, Gtb, Ipb, Ilb, m4, m30, kp1, Vm0, Isc1ss, Isc2ss, u2ss and basal_U_per_h, beside `free`.
 
-    Dalla Man et al., IEEE Trans. Biomed. Eng. 54 (2007) 1740, equations 1 to 10 at rest; m4 = 0.4 m2 and hepatic
-    extraction HEb as there.
+    Dalla Man, Rizza & Cobelli, IEEE Trans. Biomed. Eng. 54 (2007) 1740, at rest; m4 = 0.4 m2 and constant hepatic
+    extraction HEb as in the type-1 simulators of this family.
     """
     v = dict(free)
     v["Gpb"], v["Ipb"] = v["Gb"] * v["Vg"], v["Ib"] * v["Vi"]

@@ -95,7 +95,7 @@ def test_gradients_are_finite_where_the_stomach_saturates() -> None:
 
 
 def test_gastric_emptying_is_the_published_curve() -> None:
-    """Against the two hyperbolic tangents of Dalla Man et al. 2007, equation 6."""
+    """Against the two hyperbolic tangents of Dalla Man et al. 2007."""
     p = dict(zip(_GLUCOSE.names.p, _GLUCOSE.p0, strict=True))
     dose = 6e4
     for left in np.linspace(0.0, 1.0, 21) * dose:
