@@ -137,7 +137,7 @@ class PdGains:
 
 class PdInsulinFeedback(Clinical):
     """No announcements: proportional and derivative action on the CGM, less what the insulin still under the skin will do
-    (after Steil, J. Diabetes Sci. Technol. 7 (2013) 1621), scaled by each patient's correction factor and basal."""
+    (the structure compared with PID in PubMed Central PMC3570882), scaled by each patient's correction factor and basal."""
 
     def __init__(
         self, spec: PlantSpec, therapy: Therapy, gains: PdGains,

@@ -140,8 +140,8 @@ class BretonKovatchev(Cgm):
 
 
 class DexcomG6(Cgm):
-    """Vettoretti et al., Sensors 19 (2019) 5320: the sum of two AR(2) processes a minute, the sensor's own and the part it
-    shares with its neighbours; a value every 5 min."""
+    """Vettoretti et al., IEEE EMBC 2019 (PMID 31946005): the sum of two AR(2) processes a minute, the sensor's own and what it
+    shares with others worn beside it; a value every 5 min. Its calibration drift is left out."""
 
     sample_min = 5.0
     low, high = 40.0, 400.0

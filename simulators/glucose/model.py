@@ -11,6 +11,7 @@ Research and education only; not a medical device; not for dosing anyone; never 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,18 @@ import numpy as np
 from plant.errors import SpecError
 from simulators.contract import Array, Components, Names, Namespace, Simulator
 from simulators.glucose.cgm import Cgm, DexcomG6, Faults
-from simulators.glucose.patients import P_RANGE, PARAMETERS, Cohort, Split, check, complete, draw, fasting
+from simulators.glucose.meals import Announcing, meals
+from simulators.glucose.patients import (
+    P_RANGE,
+    PARAMETERS,
+    Cohort,
+    Split,
+    basal_U_per_h,
+    check,
+    complete,
+    draw,
+    fasting,
+)
 from simulators.sensors import Sensor
 
 DISCLAIMER = (
@@ -140,6 +152,25 @@ class Glucose(Simulator):
             raise SpecError(f"unknown {', '.join(sorted(unknown))}", "population", "Give cohort and split.")
         cohort, split = facts.get("cohort", Cohort.ADULT), facts.get("split", Split.TRAINING)
         return draw(cohort, split, batch, int(rng.integers(2**31))).p
+
+    def timetable(
+        self, batch: int, rng: np.random.Generator, duration_s: float, **facts: str | float
+    ) -> dict[str, Array]:
+        """Meals by the minute: `meals` S1, S2 or S3, and how they are announced (the fields of `Announcing`)."""
+        facts = dict(facts)
+        pattern = str(facts.pop("meals", "S3"))
+        if unknown := set(facts) - {f.name for f in fields(Announcing)}:
+            known = ", ".join(f.name for f in fields(Announcing))
+            raise SpecError(f"unknown {', '.join(sorted(unknown))}", "timetable", f"Give meals, {known}.")
+        minutes = max(1, round(duration_s / 60.0))
+        days = -(-minutes // 1440)
+        how = Announcing(**{k: int(v) if k == "late_min" else v for k, v in facts.items()})  # type: ignore[arg-type]
+        planned = meals(pattern, days, batch, int(rng.integers(2**31)), how)
+        return {"CHO": planned.intake().T[:minutes], "ANN": planned.announcement().T[:minutes]}
+
+    def usual_moves(self, d: Array, p: Array) -> Array:
+        """Each patient's own basal rate."""
+        return basal_U_per_h(check(p))[:, None]
 
     def sensor(self, output: str, sigma: float) -> Sensor:
         """The CGM for `CGM` (`sigma` 0: a perfect one; else its published error scaled to that deviation)."""
