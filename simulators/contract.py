@@ -85,6 +85,10 @@ class Simulator(ABC):
         """Where the equations hold: reason -> margin, positive inside. A member that leaves ends, with that reason."""
         return {}
 
+    def usual_moves(self, d: Array, p: Array) -> Array:
+        """Moves (batch x n_u) at rest: the usual ones, unless plants differ (a patient's own basal rate)."""
+        return np.tile(np.array(self.u0, float), (len(p), 1))
+
     def initial(self, u: Array, d: Array, p: Array) -> Array:
         """Start states (batch x n_x) that belong to these moves, disturbances and parameters (batch x n each).
 
@@ -94,6 +98,13 @@ class Simulator(ABC):
     def population(self, batch: int, rng: np.random.Generator, **facts: str) -> Array:
         """Parameters (batch x n_p) of plants drawn from a described population. `SpecError` for one it does not know."""
         raise SpecError(f"{type(self).__name__} has no population", "scenario: population", "Leave it out.")
+
+    def timetable(
+        self, batch: int, rng: np.random.Generator, duration_s: float, **facts: str | float
+    ) -> dict[str, Array]:
+        """Disturbances that only the plant's own field can describe (meals): name -> levels (intervals x batch), equal
+        intervals that fill `duration_s`. `SpecError` for facts it does not know."""
+        raise SpecError(f"{type(self).__name__} has no timetable", "scenario: timetable", "Leave it out.")
 
     def sensor(self, output: str, sigma: float) -> Sensor:
         """The sensor of one output, `sigma` its standard deviation in the output's unit."""

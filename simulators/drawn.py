@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulators.conditions import Steady
 from simulators.contract import Simulator
-from simulators.scenario import ActuatorFault, Pulse, RandomLevels, Scenario, SensorFault, Signal, Value
+from simulators.scenario import ActuatorFault, RandomLevels, Scenario, SensorFault, Signal, Value
 
 Array = NDArray[np.float64]
 
@@ -36,17 +36,14 @@ class Drawn(Steady):
         for name, q in s.parameters.items():
             self.p[:, names.p.index(name)] *= np.where(dirty[name], _draw(q.factor, batch, rng), 1.0)
         self._loss = {names.p.index(name): q.loss_per_h for name, q in s.parameters.items() if q.loss_per_h}
-        tick_s = simulator.tick_s or 1.0
-        self._paths = {
-            names.d.index(name): draw_path(
-                signal, simulator.d0[names.d.index(name)], batch, rng, simulator.time_unit_s, tick_s
-            )
-            for name, signal in s.disturbances.items()
-        }
-        self._set_points = {
-            tag: draw_path(signal, np.nan, batch, rng, simulator.time_unit_s, tick_s)
-            for tag, signal in s.set_points.items()
-        }
+        self._paths: dict[int, Path] = {}
+        if s.timetable:
+            table = simulator.timetable(batch, rng, s.duration_s, **s.timetable)
+            self._paths |= {names.d.index(name): _TablePath(levels, s.duration_s) for name, levels in table.items()}
+        for name, signal in s.disturbances.items():
+            i = names.d.index(name)
+            self._paths[i] = draw_path(signal, simulator.d0[i], batch, rng)
+        self._set_points = {tag: draw_path(signal, np.nan, batch, rng) for tag, signal in s.set_points.items()}
         self._sensors = [_DrawnFault(f, f.size, batch, rng) for f in s.sensors]
         self._actuators = [_DrawnFault(f, f.lag_s, batch, rng) for f in s.actuators]
         self._made: Array | None = None
@@ -137,14 +134,10 @@ class _DrawnFault:
         return value + np.where(on, self.size * (hours if kind == "drift" else 1.0), 0.0)
 
 
-def draw_path(
-    signal: Signal, usual: float, batch: int, rng: np.random.Generator, time_unit_s: float, tick_s: float
-) -> Path:
+def draw_path(signal: Signal, usual: float, batch: int, rng: np.random.Generator) -> Path:
     """Draw a signal for a batch: `usual` is its level where nothing is said."""
     if signal.random is not None:
         return _RandomPath(signal.random, usual, batch, rng)
-    if signal.pulses is not None:
-        return _PulsePath(signal.pulses, signal.every_s, batch, rng, time_unit_s, tick_s)
     if signal.value is not None:
         return _PointPath(np.zeros((batch, 1)), _draw(signal.value, batch, rng)[:, None], False)
     points = signal.steps or signal.ramp or ()
@@ -175,6 +168,16 @@ class _PointPath:
         return level + np.where(inside, part * (self._levels[rows, j] - level), 0.0)
 
 
+class _TablePath:
+    """Levels (intervals x batch) of equal intervals that fill `duration_s`, over and over."""
+
+    def __init__(self, levels: Array, duration_s: float) -> None:
+        self._levels, self._interval_s = levels, duration_s / len(levels)
+
+    def at(self, time_s: float) -> Array:
+        return self._levels[int((time_s + 1e-6) // self._interval_s) % len(self._levels)]
+
+
 class _RandomPath:
     """Random levels, drawn as far ahead as anyone has asked."""
 
@@ -192,34 +195,6 @@ class _RandomPath:
             self._levels = np.column_stack([self._levels, level])
         i = (self._times_s <= time_s + 1e-6).sum(axis=1) - 1
         return self._levels[np.arange(batch), i]
-
-
-class _PulsePath:
-    """Pulses on the tick grid, each delivering its whole amount: full ticks at its rate, then what is left in one."""
-
-    def __init__(
-        self, pulses: tuple[Pulse, ...], every_s: float | None, batch: int, rng: np.random.Generator, unit: float, tick: float
-    ) -> None:  # fmt: skip
-        self._pulses, self._every_s, self._batch, self._unit, self._tick = pulses, every_s, batch, unit, tick
-        (self._rng,) = rng.spawn(1)
-        self._rounds: list[list[tuple[Array, Array, float]]] = []
-
-    def at(self, time_s: float) -> Array:
-        current = 0 if self._every_s is None else int((time_s + 1e-6) // self._every_s)
-        while len(self._rounds) <= current:
-            self._rounds.append([self._drawn(p, len(self._rounds)) for p in self._pulses])
-        level = np.zeros(self._batch)
-        for start, amount, rate in (p for r in self._rounds[max(current - 1, 0) : current + 1] for p in r):
-            given = np.clip((time_s - start) / self._unit * rate, 0.0, None)
-            left = np.where(time_s >= start - 1e-6, amount - given, 0.0)
-            level = np.maximum(level, np.clip(left * self._unit / self._tick, 0.0, rate))
-        return level
-
-    def _drawn(self, pulse: Pulse, number: int) -> tuple[Array, Array, float]:
-        at = _draw(pulse.at_s, self._batch, self._rng) + number * (self._every_s or 0.0)
-        amount = _draw(pulse.amount, self._batch, self._rng)
-        comes = self._rng.random(self._batch) < pulse.chance
-        return np.floor(at / self._tick) * self._tick, np.where(comes, amount, 0.0), pulse.rate
 
 
 def _draw(value: Value, batch: int, rng: np.random.Generator) -> Array:

@@ -62,7 +62,9 @@ class SimulatedPlant:
                 f"the MVs are {[t.name for t in spec.mvs]}", f"plant {spec.name}", f"The simulator has {list(names.u)}."
             )
         self._check_ranges()
-        self.moves = self._sized("moves", np.tile(self.simulator.u0, (batch, 1)) if moves is None else moves, names.u)
+        self.moves = self._sized(
+            "moves", self.simulator.usual_moves(self.d, self.p) if moves is None else moves, names.u
+        )
         self.x = self._sized("x0", self.conditions.states(self.moves) if x0 is None else x0, names.x)
         self._sensors = {t.name: self.simulator.sensor(t.name, t.noise * noise) for t in wanted}
         for sensor in self._sensors.values():

@@ -42,35 +42,21 @@ class RandomLevels(_Strict):
     rest: Share = 0.5
 
 
-class Pulse(_Strict):
-    """`amount` delivered at `rate` (the disturbance's unit; the amount is that times the simulator's time unit) from
-    `at_s` on, with probability `chance`: a meal, a slug of feed."""
-
-    at_s: Value
-    amount: Value
-    rate: Positive
-    chance: Share = 1.0
-
-
 class Signal(_Strict):
     """A quantity over time: exactly one of the ways. `steps` [at_s, level] hold from their time on, `ramp` [at_s, level]
-    is straight between its points; before the first of them the usual level holds. `every_s` repeats pulses."""
+    is straight between its points; before the first of them the usual level holds."""
 
     value: Value | None = None
     steps: tuple[tuple[Value, Value], ...] | None = None
     ramp: tuple[tuple[float, Value], ...] | None = None
     random: RandomLevels | None = None
-    pulses: tuple[Pulse, ...] | None = None
-    every_s: Positive | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Signal:
-        ways = ("value", "steps", "ramp", "random", "pulses")
+        ways = ("value", "steps", "ramp", "random")
         given = [w for w in ways if getattr(self, w) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(ways)}, not {', '.join(given) or 'none'}")
-        if self.every_s is not None and self.pulses is None:
-            raise ValueError("every_s repeats pulses; there are none")
         if self.ramp is not None and [t for t, _ in self.ramp] != sorted({t for t, _ in self.ramp}):
             raise ValueError("the times of a ramp must rise")
         return self
@@ -140,7 +126,8 @@ class Incident(_Strict):
 
 class Scenario(_Strict):
     """What happens to a plant. Keys of `disturbances`, `parameters` and `start` are the simulator's names; `set_points`,
-    `sensors` and `actuators` name tags. `population` is handed to the simulator (a patient's cohort)."""
+    `sensors` and `actuators` name tags. `population` (a patients' cohort) and `timetable` (their meals) are handed to the
+    simulator; a timetable begins again when `duration_s` is over."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     description: str
@@ -149,6 +136,7 @@ class Scenario(_Strict):
     disturbances: dict[str, Signal] = {}
     parameters: dict[str, Parameter] = {}
     population: dict[str, str] = {}
+    timetable: dict[str, str | float] = {}
     start: Start = Start()
     sensors: tuple[SensorFault, ...] = ()
     actuators: tuple[ActuatorFault, ...] = ()
@@ -203,8 +191,6 @@ def _levels(signal: Signal) -> list[float]:
         return _ends(signal.value)
     if signal.random is not None:
         return list(signal.random.range)
-    if signal.pulses is not None:
-        return [p.rate for p in signal.pulses]
     return [v for _, level in signal.steps or signal.ramp or () for v in _ends(level)]
 
 

@@ -92,7 +92,7 @@ def test_parameters_differ_by_plant_and_wear_by_the_hour() -> None:
 
 
 def path(signal: dict, batch: int = 1, usual: float = 5.0, seed: int = 0):
-    return draw_path(Signal.model_validate(signal), usual, batch, np.random.default_rng(seed), 60.0, 60.0)
+    return draw_path(Signal.model_validate(signal), usual, batch, np.random.default_rng(seed))
 
 
 def test_steps_hold_and_ramps_are_straight() -> None:
@@ -114,19 +114,29 @@ def test_ranges_are_drawn_once_a_plant() -> None:
     assert at[-1].std() > 20
 
 
-def test_a_pulse_delivers_its_whole_amount_at_its_rate_every_day() -> None:
-    """45 g at 5 g/min is nine minutes; 12 g leave 2 g for the third. One tick is a minute."""
-    meals = path(
-        {"pulses": [{"at_s": 600, "amount": 45, "rate": 5}, {"at_s": 1800, "amount": 12, "rate": 5}], "every_s": 7200}
-    )
-    eaten = np.array([meals.at(60.0 * k)[0] for k in range(360)])
-    assert eaten[:10].sum() == 0
-    assert eaten[10:19].tolist() == [5.0] * 9
-    assert eaten[30:34].tolist() == [5.0, 5.0, 2.0, 0.0]
-    assert eaten.sum() == pytest.approx(3 * 57)
-    np.testing.assert_allclose(eaten[:120], eaten[240:])
-    skipped = path({"pulses": [{"at_s": 0, "amount": 10, "rate": 5, "chance": 0.25}]}, 4000)
-    assert (skipped.at(0.0) > 0).mean() == pytest.approx(0.25, abs=0.03)
+def test_meals_of_a_scenario_are_eaten_told_and_eaten_again() -> None:
+    """S1 is 45/70/15/80/10 g; what is told carries the counting error; the second day is the first."""
+    glucose = load_spec("glucose")
+    day = scenario(timetable={"meals": "S1", "counting_sd": 0.2}, population={"cohort": "child", "split": "held_out"})
+    day = day.model_copy(update={"duration_s": 86400.0})
+    plant = SimulatedPlant(glucose, 3, 2, Drawn(day))
+    eaten, told = [], []
+    for k in range(2 * 1440):
+        eaten.append(plant.d[:, 0].copy())
+        if k % 5 == 0:
+            told.append(plant.d[:, 2].copy())
+        plant.conditions.advance(60.0)
+    eaten, told = np.array(eaten), np.array(told)
+    np.testing.assert_allclose(eaten[:1440].sum(0), 220.0)
+    np.testing.assert_array_equal(eaten[:1440], eaten[1440:])
+    assert eaten.max() == 5.0
+    assert (told > 0).sum(0).tolist() == [10, 10]
+    assert 0 < abs(told[:288].sum(0) - 220.0).min() < 120.0
+    assert np.ptp(plant.p, axis=0).max() > 0, "two children, not one twice"
+    with pytest.raises(SpecError, match="unknown drinks"):
+        SimulatedPlant(glucose, 3, 1, Drawn(scenario(timetable={"drinks": "S1"})))
+    with pytest.raises(SpecError, match="no meal scenario 'S9'"):
+        SimulatedPlant(glucose, 3, 1, Drawn(scenario(timetable={"meals": "S9"})))
 
 
 def test_start_states_are_spread_and_some_are_rare() -> None:
@@ -218,6 +228,7 @@ def test_the_record_of_a_run_holds_what_made_it() -> None:
         ({"conditions": Schedule(levels=np.full((1, 2, 3), 350.0))}, r"disturbances has shape \(2, 3\).*\(1, 3\).*Caf"),
         ({"x0": np.zeros((1, 2))}, r"x0 has shape \(1, 2\).*Ca, T, Tc"),
         ({"conditions": Drawn(scenario(population={"cohort": "adult"}))}, "DressedReactor has no population"),
+        ({"conditions": Drawn(scenario(timetable={"meals": "S1"}))}, "DressedReactor has no timetable"),
     ],
 )
 def test_a_plant_that_does_not_fit_its_conditions_is_refused(change: dict, message: str) -> None:

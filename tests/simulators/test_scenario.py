@@ -39,7 +39,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("disturbanses: {}\n", "disturbanses: unknown key"),
         ("disturbances: {Tj: {value: 1}}\n", "disturbances names 'Tj'; reactor has Ti, Caf, q"),
         ("disturbances: {Ti: {value: 900}}\n", r"disturbances.Ti reaches 900..900, outside \[280.0, 420.0\]"),
-        ("disturbances: {Ti: {}}\n", "exactly one of value, steps, ramp, random, pulses, not none"),
+        ("disturbances: {Ti: {}}\n", "exactly one of value, steps, ramp, random, not none"),
         ("disturbances: {Ti: {value: 1, steps: []}}\n", "not value, steps"),
         ("disturbances: {Ti: {ramp: [[10, 350], [5, 350]]}}\n", "times of a ramp must rise"),
         ("disturbances: {Ti: {value: [360, 340]}}\n", r"\[360, 340\] is not a range"),
