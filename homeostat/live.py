@@ -90,8 +90,9 @@ async def simulate(
         return {tag: float(value[0]) for tag, value in drawn.set_points().items() if tag in loops}
 
     server = PlantServer(
-        spec, plant, ScaledClock(speed, start_s), endpoint, scenario=plant.facts(), set_points=set_points
-    )
+        spec, plant, ScaledClock(speed, start_s), endpoint, scenario=plant.facts(), set_points=set_points,
+        outputs={t.name: float(v) for t, v in zip(spec.mvs, plant.moves[0], strict=True)},
+    )  # fmt: skip
     log.info("%s at %s, speed %g, scenario %s", spec.name, server.endpoint, speed, scenario.name)
     await _until(stop, server.run())
 

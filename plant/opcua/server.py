@@ -61,6 +61,7 @@ class PlantServer:
     - `host`: the interface to bind. Only this machine by default.
     - `by_hand`: do not scan in the background; the caller does, with `scan()`.
     - `scenario`: shown to clients, so that a recorder can keep what made its run.
+    - `outputs`: moves in force at the start, MV -> value; an MV not named starts at its nominal value.
     - `set_points`: asked before each scan for set-points (PV -> value) of the local loops; a NaN changes nothing.
 
     Use it as an async context manager, or `await server.run()`. Raises `LinkError` when the port is taken.
@@ -76,12 +77,13 @@ class PlantServer:
         by_hand: bool = False,
         scenario: str = "",
         set_points: Callable[[], Mapping[str, float]] | None = None,
+        outputs: Mapping[str, float] | None = None,
     ) -> None:
         if process.batch != 1:
             raise SpecError(f"a server runs one plant, not a batch of {process.batch}", f"plant {spec.name}")
         self.spec, self.process, self.clock, self.host, self.by_hand = spec, process, clock, host, by_hand
         self.endpoint = endpoint or spec.endpoint
-        self.regulatory = RegulatoryLayer(spec)
+        self.regulatory = RegulatoryLayer(spec, outputs=outputs)
         self.scans = 0
         self._scenario, self._set_points = scenario, set_points
         self._ids = {t.name: tag_node_id(t) for t in spec.online}
