@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from plant.spec import PlantSpec
+
 Array = NDArray[np.float64]
 
 
@@ -88,6 +90,25 @@ class Decision:
     bias: Array
     solve_time_s: float
     energy: Mapping[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def of_moves(cls, spec: PlantSpec, moves: Array, solve_time_s: float) -> Decision:
+        """The answer of a controller that predicts nothing: `FEASIBLE`, or `INFEASIBLE` where a move is not finite;
+        predictions and margins are NaN."""
+        batch, rails, n = len(moves), tuple(g.name for g in spec.guardrails), len(spec.measured)
+        return cls(
+            moves=moves,
+            plan=moves[:, None],
+            predicted=np.full((batch, 1, n), np.nan),
+            margins=np.full((batch, 1, len(rails)), np.nan),
+            calibrated=np.zeros((1, len(rails))),
+            guardrails=rails,
+            status=tuple(Status.FEASIBLE if np.isfinite(row).all() else Status.INFEASIBLE for row in moves),
+            violation=np.zeros(batch),
+            surprise=np.zeros(batch),
+            bias=np.zeros((batch, n)),
+            solve_time_s=solve_time_s,
+        )
 
 
 class Controller(Protocol):

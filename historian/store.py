@@ -233,8 +233,9 @@ class Historian(Queries):
              "note": note}
             for a, b in spans_s
         ]  # fmt: skip
-        with self._begin() as c:
-            c.execute(insert(schema.run), rows)
+        if rows:
+            with self._begin() as c:
+                c.execute(insert(schema.run), rows)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until everything handed over is in the database; False when `timeout_s` ran out first."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.contracts import Decision, Observation, Targets
 from plant.errors import ControlError
 from plant.spec import PlantSpec
 from simulators.glucose.patients import Cohort, Therapy
@@ -72,7 +72,7 @@ class Clinical(ABC):
         rate = self._pump.deliver(np.where(low, 0.0, basal), bolus, self._spec.sample_time_s)[:, None]
         lowest = np.maximum(self._move.limits[0], targets.move_low)
         highest = np.minimum(self._move.limits[1], targets.move_high)
-        return self._decision(np.clip(rate, lowest, highest), time.perf_counter() - began)
+        return Decision.of_moves(self._spec, np.clip(rate, lowest, highest), time.perf_counter() - began)
 
     @abstractmethod
     def _ask(
@@ -92,22 +92,6 @@ class Clinical(ABC):
         self._seen = np.vstack([self._seen[1:], np.where(fresh, cgm, self._seen[-1])])
         weight = np.arange(_SLOPE_SAMPLES) - (_SLOPE_SAMPLES - 1) / 2
         return self._seen[-1], weight @ self._seen / (weight @ weight) / self._dt_min
-
-    def _decision(self, moves: Array, solve_time_s: float) -> Decision:
-        batch, rails, n = len(moves), tuple(g.name for g in self._spec.guardrails), len(self._spec.measured)
-        return Decision(
-            moves=moves,
-            plan=moves[:, None],
-            predicted=np.full((batch, 1, n), np.nan),
-            margins=np.full((batch, 1, len(rails)), np.nan),
-            calibrated=np.zeros((1, len(rails))),
-            guardrails=rails,
-            status=(Status.FEASIBLE,) * batch,
-            violation=np.zeros(batch),
-            surprise=np.zeros(batch),
-            bias=np.zeros((batch, n)),
-            solve_time_s=solve_time_s,
-        )
 
 
 class BasalBolus(Clinical):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.contracts import Decision, Observation, Targets
 from plant.errors import ControlError
 from plant.spec import PlantSpec
 
@@ -95,22 +95,4 @@ class PidController:
         moves = np.clip(np.clip(moves, low, high), applied - self._rate, applied + self._rate)
         self._integral = self._integral + np.where(known, moves[:, self._mv] - raw, 0.0)
         self._asked, self._last_pv = moves[:, self._mv], np.where(known, pv, last)
-        return self._decision(moves, time.perf_counter() - began)
-
-    def _decision(self, moves: Array, solve_time_s: float) -> Decision:
-        batch, rails = len(moves), tuple(g.name for g in self._spec.guardrails)
-        n_measured = len(self._spec.measured)
-        finite = [bool(np.isfinite(row).all()) for row in moves]
-        return Decision(
-            moves=moves,
-            plan=moves[:, None],
-            predicted=np.full((batch, 1, n_measured), np.nan),
-            margins=np.full((batch, 1, len(rails)), np.nan),
-            calibrated=np.zeros((1, len(rails))),
-            guardrails=rails,
-            status=tuple(Status.FEASIBLE if ok else Status.INFEASIBLE for ok in finite),
-            violation=np.zeros(batch),
-            surprise=np.zeros(batch),
-            bias=np.zeros((batch, n_measured)),
-            solve_time_s=solve_time_s,
-        )
+        return Decision.of_moves(self._spec, moves, time.perf_counter() - began)

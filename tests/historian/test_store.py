@@ -140,6 +140,11 @@ def test_a_block_larger_than_memory_may_hold_arrives_whole(path: Path, spec: Pla
         assert small.status()["spooled_rows"] == 0
 
 
+def test_no_runs_are_no_runs(store: Historian):
+    store.add_runs("incident", [])
+    assert store.runs().is_empty()
+
+
 def test_runs_open_and_close(store: Historian):
     first = store.open_run("recorded", T0, seed=7, note="by hand")
     second = store.open_run("control", T0 + 10)
