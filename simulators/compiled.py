@@ -1,8 +1,8 @@
 """A simulator's equations as a compiled kernel: traced once through CasADi, written out as C, built by the C compiler.
 
-The kernel advances a batch by fixed-step RK4, jumps at ticks, and ends members that leave the envelope. It works on
-blocks of members at a time: one block's states stay in the first-level cache and every line of the equations is a vector
-instruction. What does not depend on the state (parameters, altitude) is computed once a call, not four times a step.
+The kernel advances a batch by fixed-step RK4, or by Dormand-Prince steps that each member controls by its own error, jumps
+at ticks, and ends members that leave the envelope. It works on blocks of members at a time: one block's states stay in the
+first-level cache and every line of the equations is a vector instruction. What does not depend on the state (parameters, altitude) is computed once a call, not four times a step.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _BLOCK = 64  # members at a time; states of a block fit the first-level cache
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fopenmp-simd")
 _LEAST_PER_THREAD = 256
+ATOL_SHARE = 0.01  # absolute tolerance a relative one
 _BINARY = {
     ca.OP_ADD: "{0} + {1}", ca.OP_SUB: "{0} - {1}", ca.OP_MUL: "{0} * {1}", ca.OP_DIV: "{0} / {1}",
     ca.OP_POW: "pow({0}, {1})", ca.OP_CONSTPOW: "pow({0}, {1})", ca.OP_FMIN: "({0} < {1} ? {0} : {1})",
@@ -53,13 +54,116 @@ _HEAD = """
 double sqrt(double);
 double fabs(double);
 """
-_ADVANCE = """
-void advance(long n, long ticks, long steps, double h, double *x, const double *u, const double *d, const double *p,
+_STEPS = """
+typedef double States[NX][B];
+typedef const double U_[NU][B], D_[ND][B], P_[NP][B], V_[NV][B];
+
+/* Members whose new state Y is inside the envelope take it; the others end, or have ended, where they were. */
+static void settle(States X, States Y, U_ U, D_ D, P_ P, V_ V, const double *moved, double *over)
+{
+  double G[NG][B];
+  envelope(Y, U, D, P, V, G);
+  for (int l = 0; l < B; l++) {
+    double why = 0.0, sum = 0.0;
+    for (int i = 0; i < NX; i++) sum += Y[i][l] - Y[i][l];  /* not 0 when one is not finite */
+    for (int i = ENDS - 1; i >= 0; i--) why = G[i][l] > 0.0 ? why : i + 1.0;
+    why = sum == 0.0 ? why : ENDS + 1.0;
+    over[l] = over[l] == 0.0 && moved[l] != 0.0 ? why : over[l];
+  }
+  for (int i = 0; i < NX; i++)
+    for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 && moved[l] != 0.0 ? Y[i][l] : X[i][l];
+}
+
+static void follow(States X, U_ U, D_ D, P_ P, V_ V, double ceiling, double *over, double *top)
+{
+  double G[NG][B];
+  watch(X, U, D, P, V, G);
+  for (int l = 0; l < B; l++) {
+    top[l] = G[0][l] > top[l] ? G[0][l] : top[l];
+    over[l] = top[l] < ceiling ? over[l] : ENDS + 2.0;
+  }
+}
+
+static void fixed(States X, U_ U, D_ D, P_ P, V_ V, double span, long steps, double *over, double ceiling, double *top)
+{
+  const double h = span / steps;
+  double K[NX][B], S[NX][B], Y[NX][B], all[B];
+  for (int l = 0; l < B; l++) all[l] = 1.0;
+  for (long step = 0; step < steps; step++) {
+    flow(X, U, D, P, V, K);
+    for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+      S[i][l] = K[i][l]; Y[i][l] = X[i][l] + 0.5 * h * K[i][l]; }
+    flow(Y, U, D, P, V, K);
+    for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+      S[i][l] += 2.0 * K[i][l]; Y[i][l] = X[i][l] + 0.5 * h * K[i][l]; }
+    flow(Y, U, D, P, V, K);
+    for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+      S[i][l] += 2.0 * K[i][l]; Y[i][l] = X[i][l] + h * K[i][l]; }
+    flow(Y, U, D, P, V, K);
+    for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) Y[i][l] = X[i][l] + h / 6.0 * (S[i][l] + K[i][l]);
+    settle(X, Y, U, D, P, V, all, over);
+    if (WATCHES) follow(X, U, D, P, V, ceiling, over, top);
+  }
+}
+
+/* Dormand & Prince (1980), table 2. Every member has a step of its own, so none feels its neighbours. */
+static const double A[6][6] = {
+  {1.0 / 5}, {3.0 / 40, 9.0 / 40}, {44.0 / 45, -56.0 / 15, 32.0 / 9},
+  {19372.0 / 6561, -25360.0 / 2187, 64448.0 / 6561, -212.0 / 729},
+  {9017.0 / 3168, -355.0 / 33, 46732.0 / 5247, 49.0 / 176, -5103.0 / 18656},
+  {35.0 / 384, 0.0, 500.0 / 1113, 125.0 / 192, -2187.0 / 6784, 11.0 / 84}};
+static const double E[7] = {
+  71.0 / 57600, 0.0, -71.0 / 16695, 71.0 / 1920, -17253.0 / 339200, 22.0 / 525, -1.0 / 40};
+
+static void adaptive(States X, U_ U, D_ D, P_ P, V_ V, double span, double *over, double ceiling, double *top)
+{
+  double K[7][NX][B], Y[NX][B], t[B], h[B], step[B], error[B], moved[B];
+  for (int l = 0; l < B; l++) { t[l] = 0.0; h[l] = span; }
+  flow(X, U, D, P, V, K[0]);
+  for (;;) {
+    double left = 0.0;
+    for (int l = 0; l < B; l++) {
+      const double rest = span - t[l];
+      step[l] = over[l] == 0.0 && rest > 1e-12 * span ? (h[l] < rest ? h[l] : rest) : 0.0;
+      left += step[l];
+    }
+    if (left == 0.0) return;
+    for (int s = 0; s < 6; s++) {
+      for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+        double sum = 0.0;
+        for (int j = 0; j <= s; j++) sum += A[s][j] * K[j][i][l];
+        Y[i][l] = X[i][l] + step[l] * sum;
+      }
+      flow(Y, U, D, P, V, K[s + 1]);
+    }
+    for (int l = 0; l < B; l++) error[l] = 0.0;
+    for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
+      double sum = 0.0;
+      for (int j = 0; j < 7; j++) sum += E[j] * K[j][i][l];
+      const double size = fabs(X[i][l]) > fabs(Y[i][l]) ? fabs(X[i][l]) : fabs(Y[i][l]);
+      const double ratio = fabs(step[l] * sum) / (ATOL + RTOL * size);
+      error[l] = ratio <= error[l] ? error[l] : ratio;  /* takes a NaN too */
+    }
+    for (int l = 0; l < B; l++) {
+      moved[l] = step[l] > 0.0 && error[l] <= 1.0 ? 1.0 : 0.0;
+      t[l] += moved[l] * step[l];
+      const double factor = 0.9 * pow(error[l] + 1e-12, -0.2);
+      h[l] = step[l] > 0.0 ? step[l] * (factor > 5.0 ? 5.0 : factor > 0.2 ? factor : 0.2) : h[l];
+      over[l] = over[l] == 0.0 && step[l] > 0.0 && h[l] < 1e-12 * span ? ENDS + 1.0 : over[l];
+    }
+    settle(X, Y, U, D, P, V, moved, over);
+    for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++)
+      K[0][i][l] = moved[l] != 0.0 ? K[6][i][l] : K[0][i][l];
+    if (WATCHES) follow(X, U, D, P, V, ceiling, over, top);
+  }
+}
+
+void advance(long n, long ticks, long steps, double span, double *x, const double *u, const double *d, const double *p,
              long *ended, double ceiling, double *top)
 {
   for (long start = 0; start < n; start += B) {
     const long width = n - start < B ? n - start : B;
-    double X[NX][B], U[NU][B], D[ND][B], P[NP][B], K[NX][B], S[NX][B], Y[NX][B], V[NV][B], G[NG][B], T[1][B], over[B];
+    double X[NX][B], Y[NX][B], U[NU][B], D[ND][B], P[NP][B], V[NV][B], T[B], over[B];
     for (long l = 0; l < B; l++) {  /* a short block is filled up with its last member */
       const long m = start + (l < width ? l : width - 1);
       for (int i = 0; i < NX; i++) X[i][l] = x[m * NX + i];
@@ -67,7 +171,7 @@ void advance(long n, long ticks, long steps, double h, double *x, const double *
       for (int i = 0; i < ND; i++) D[i][l] = d[m * ND + i];
       for (int i = 0; i < NP; i++) P[i][l] = p[m * NP + i];
       over[l] = (double)ended[m];
-      T[0][l] = WATCHES ? top[m] : 0.0;
+      T[l] = WATCHES ? top[m] : 0.0;
     }
     prepare(U, D, P, V);
     for (long tick = 0; tick < ticks; tick++) {
@@ -75,41 +179,13 @@ void advance(long n, long ticks, long steps, double h, double *x, const double *
         jump(X, U, D, P, V, Y);
         for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 ? Y[i][l] : X[i][l];
       }
-      for (long step = 0; step < steps; step++) {
-        flow(X, U, D, P, V, K);
-        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
-          S[i][l] = K[i][l]; Y[i][l] = X[i][l] + 0.5 * h * K[i][l]; }
-        flow(Y, U, D, P, V, K);
-        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
-          S[i][l] += 2.0 * K[i][l]; Y[i][l] = X[i][l] + 0.5 * h * K[i][l]; }
-        flow(Y, U, D, P, V, K);
-        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
-          S[i][l] += 2.0 * K[i][l]; Y[i][l] = X[i][l] + h * K[i][l]; }
-        flow(Y, U, D, P, V, K);
-        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++)
-          Y[i][l] = X[i][l] + h / 6.0 * (S[i][l] + K[i][l]);
-        envelope(Y, U, D, P, V, G);
-        for (int l = 0; l < B; l++) {
-          double why = 0.0, sum = 0.0;
-          for (int i = 0; i < NX; i++) sum += Y[i][l] - Y[i][l];  /* not 0 when one is not finite */
-          for (int i = ENDS - 1; i >= 0; i--) why = G[i][l] > 0.0 ? why : i + 1.0;
-          why = sum == 0.0 ? why : ENDS + 1.0;
-          over[l] = over[l] == 0.0 ? why : over[l];
-        }
-        for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 ? Y[i][l] : X[i][l];
-        if (WATCHES) {
-          watch(X, U, D, P, V, G);
-          for (int l = 0; l < B; l++) {
-            T[0][l] = G[0][l] > T[0][l] ? G[0][l] : T[0][l];
-            over[l] = T[0][l] < ceiling ? over[l] : ENDS + 2.0;
-          }
-        }
-      }
+      if (ADAPTS) adaptive(X, U, D, P, V, span, over, ceiling, T);
+      else fixed(X, U, D, P, V, span, steps, over, ceiling, T);
     }
     for (long l = 0; l < width; l++) {
       for (int i = 0; i < NX; i++) x[(start + l) * NX + i] = X[i][l];
       ended[start + l] = (long)over[l];
-      if (WATCHES) top[start + l] = T[0][l];
+      if (WATCHES) top[start + l] = T[l];
     }
   }
 }
@@ -121,7 +197,7 @@ class CompilerError(Exception):
 
 
 class Kernel:
-    """Fixed-step RK4 of one simulator for a batch, compiled. Raises `CompilerError` where that is not possible.
+    """The compiled steps of one simulator for a batch. Raises `CompilerError` where that is not possible.
 
     `reasons[k - 1]` says why a member ended with code k; code 0 is a member that lives. With `watch`, the name of an
     output, `peak` follows its maximum.
@@ -160,14 +236,14 @@ class Kernel:
             if v.shape != (batch, size):
                 raise ValueError(f"{name} has shape {v.shape}; expected ({batch}, {size})")
         ticks, steps = schedule(self._simulator, dt_s)
-        h = dt_s / self._simulator.time_unit_s / ticks / steps
+        span = dt_s / self._simulator.time_unit_s / ticks
         threads = min(os.cpu_count() or 1, max(1, batch // _LEAST_PER_THREAD))
         cuts = [batch * k // threads for k in range(threads + 1)]
 
         def part(k: int) -> None:
             rows = slice(cuts[k], cuts[k + 1])
             pointers = [v[rows].ctypes.data for v in (new, *inputs, codes)]
-            self._advance(cuts[k + 1] - cuts[k], ticks, steps, h, *pointers, ceiling, top[rows].ctypes.data)
+            self._advance(cuts[k + 1] - cuts[k], ticks, steps, span, *pointers, ceiling, top[rows].ctypes.data)
 
         if threads == 1:
             part(0)
@@ -213,14 +289,15 @@ def write_source(simulator: Simulator, watch: str | None = None) -> tuple[str, l
     functions = [writer.function(name, outputs) for name, outputs in bodies.items()]
     sizes = {f"N{k}": max(len(v), 1) for k, v in groups.items()}
     sizes |= {"NV": max(len(writer.prepared), 1), "NG": max(len(margins), 1), "ENDS": len(margins), "JUMPS": int(jumps)}
-    sizes["WATCHES"] = int(watch is not None)
+    sizes |= {"WATCHES": int(watch is not None), "ADAPTS": int(simulator.rtol is not None)}
+    sizes |= {"RTOL": simulator.rtol or 1.0, "ATOL": (simulator.rtol or 1.0) * ATOL_SHARE}
     defines = "\n".join(f"#define {k} {v}" for k, v in sizes.items())
     idle = (
         ""
         if watch is not None
         else f"static void watch({_Writer.ARGUMENTS}, const double V[NV][B], double R[][B]) {{}}"
     )
-    source = "\n".join([_HEAD, defines, writer.prepare(), *functions, idle, _ADVANCE])
+    source = "\n".join([_HEAD, defines, writer.prepare(), *functions, idle, _STEPS])
     return source, [*margins, "a state that is not finite"]
 
 

@@ -52,13 +52,15 @@ class Simulator(ABC):
     which `on_sample` sets, every `tick_s` plant seconds: between ticks the plant flows, at a tick it jumps. Moves and
     disturbances are constant between ticks.
 
-    `step_s` is the fixed step at which RK4 keeps the accuracy `benchmarks.plants` prints. `p_range` and `d_range` bound
+    `step_s` is the fixed step at which RK4 keeps the accuracy `benchmarks.plants` prints. A plant that can run away says
+    `rtol` as well: where steps can control their error they do, to that relative tolerance. `p_range` and `d_range` bound
     what a scenario may ask. `dead_time_s` lists the outputs that reach their sensor late, in plant seconds.
     """
 
     names: ClassVar[Names]
     time_unit_s: ClassVar[float]
     step_s: ClassVar[float]
+    rtol: ClassVar[float | None] = None
     tick_s: ClassVar[float | None] = None
     x0: ClassVar[tuple[float, ...]]
     u0: ClassVar[tuple[float, ...]]

@@ -132,9 +132,9 @@ def test_batches_do_not_overlap(spec: PlantSpec, tmp_path: Path, monkeypatch: py
     """More runs than one batch holds, and a second excitation: it lies before everything that is there."""
     monkeypatch.setattr(recording, "_BATCH", 2)
     with Historian(tmp_path / "historian.db", spec.name) as store:
-        excite_lockstep(spec, store, END_S, runs=3, incidents=1, seed=1)
+        excite_lockstep(spec, store, END_S, runs=3, incidents=1, seed=4)
         first = everything(store)
-        excite_lockstep(spec, store, END_S, runs=1, incidents=1, seed=2)
+        excite_lockstep(spec, store, END_S, runs=1, incidents=1, seed=5)
         runs = store.runs()
         assert len(runs) == 6
         assert (runs["start_ts"][1:].to_numpy() > runs["end_ts"][:-1].to_numpy()).all()

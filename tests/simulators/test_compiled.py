@@ -119,18 +119,40 @@ def test_shapes_and_times_that_do_not_fit_are_refused(kernel: Kernel) -> None:
     assert schedule(BareReactor(), 26.0) == (1, 260)
 
 
-def test_an_ignition_holds_against_scipy() -> None:
+@pytest.mark.parametrize(
+    ("start", "coolant", "seconds"), [((0.87725, 324.475), 304.0, 252.0), ((0.95, 352.0), 300.0, 60.0)]
+)
+def test_an_ignition_holds_against_scipy(start: tuple[float, float], coolant: float, seconds: float) -> None:
     reactor = BareReactor()
-    held = ((304.0,), reactor.d0, reactor.p0)
+    held = ((coolant,), reactor.d0, reactor.p0)
     truth = solve_ivp(
-        lambda _, x: reactor.derivative(x, *held, XP), (0.0, 4.2), reactor.x0, method="LSODA", rtol=1e-10, atol=1e-12
-    ).y[:, -1]
+        lambda _, x: reactor.derivative(x, *held, XP),
+        (0.0, seconds / 60.0),
+        start,
+        method="LSODA",
+        rtol=1e-11,
+        atol=1e-12,
+    )
     x, ended = Kernel(reactor).advance(
-        np.array([reactor.x0]), np.array([held[0]]), np.array([held[1]]), np.array([held[2]]), 252.0
+        np.array([start]), np.array([held[0]]), np.array([held[1]]), np.array([held[2]]), seconds
     )
     assert not ended.any()
-    assert truth[1] > 370.0, "it did ignite"
-    np.testing.assert_allclose(x[0], truth, rtol=1e-4)
+    assert truth.y[1].max() > 450.0, "it did ignite"
+    np.testing.assert_allclose(x[0], truth.y[:, -1], rtol=1e-5)
+
+
+def test_no_member_feels_its_neighbours() -> None:
+    """Each has its own step: what an igniting neighbour needs changes nobody, to the last bit."""
+    reactor = BareReactor()
+    kernel, rng = Kernel(reactor), np.random.default_rng(1)
+    x = np.column_stack([rng.uniform(0.8, 0.95, 200), rng.uniform(315.0, 352.0, 200)])
+    held = [np.tile(v, (200, 1)).astype(float) for v in ((300.0,), reactor.d0, reactor.p0)]
+    together, _ = kernel.advance(x, *held, dt_s=120.0)
+    assert (together[:, 1] > 380.0).any()
+    for i in range(0, 200, 17):
+        one = slice(i, i + 1)
+        alone, _ = kernel.advance(x[one], *(v[one] for v in held), dt_s=120.0)
+        np.testing.assert_array_equal(alone[0], together[i])
 
 
 def test_peak_is_the_highest_value_on_the_way() -> None:
@@ -142,7 +164,7 @@ def test_peak_is_the_highest_value_on_the_way() -> None:
     for _ in range(1200):
         x, _ = kernel.advance(x, *held, dt_s=0.5)
         stepwise = np.maximum(stepwise, x[:, 1])
-    np.testing.assert_allclose(peak, np.minimum(stepwise, 400.0), atol=0.02)
+    np.testing.assert_allclose(peak, np.minimum(stepwise, 400.0), atol=0.05)
     assert peak[2] == 400.0
 
 

