@@ -100,12 +100,15 @@ def _record(
     scans = round(spec.sample_time_s / spec.scan_time_s)
     safe = np.array([t.move.safe for t in spec.mvs if t.move])
     names = [t.name for t in spec.online] + [g.fallback_tag for g in spec.guardrails if g.fallback_tag]
+    hidden = {g.tag for g in spec.guardrails if spec.tag(g.tag).role is Role.HIDDEN}
+    names += sorted(hidden)
     values = {name: np.empty((plant.batch, samples)) for name in names}
     over = np.zeros(plant.batch, bool)
     unheld = np.zeros((plant.batch, len(spec.mvs)), bool)
     for k in range(samples):
         reading = plant.measure()
-        for name, value in reading.items():
+        true = plant.true_outputs()
+        for name, value in (reading | {tag: true[tag] for tag in hidden}).items():
             values[name][:, k] = value
         for i, mv in enumerate(spec.mvs):
             # An interlock that acted inside the interval leaves no one move that was in force: the move is missing.
@@ -114,7 +117,7 @@ def _record(
             if guard.fallback_tag:
                 peak = plant.fallback_peak(guard.tag, safe, guard.limit + 50.0)
                 values[guard.fallback_tag][:, k] = peak
-                over |= guard.sign * (plant.true_outputs()[guard.tag] - guard.limit) > stop
+                over |= guard.sign * (true[guard.tag] - guard.limit) > stop
         over |= plant.ended != 0
         for v in values.values():
             v[over, k] = np.nan

@@ -116,10 +116,10 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     rails = model.spec.guardrails
     fallback = [i for i, g in enumerate(rails) if g.fallback_tag]
     names = [t.name for t in model.spec.measured]
-    columns = [names.index(g.tag) for g in rails]
+    column = [names.index(g.tag) if g.tag in names else None for g in rails]  # None: a hidden quantity
     sign, limit = torch.tensor([g.sign for g in rails]), torch.tensor([g.limit for g in rails])
     dtype = model.channel_mean.dtype
-    rows, labels = data.rows.to(dtype), data.labels.to(dtype)
+    rows, labels, hidden = data.rows.to(dtype), data.labels.to(dtype), data.hidden.to(dtype)
     with torch.inference_mode():
         values, mask = data.gather(starts)
         z = model.encode_normalised(values.to(dtype), mask.to(dtype))
@@ -131,7 +131,8 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
             if k == 1:
                 one_step = y - model.read_out(z)
             predicted.append(torch.cat([model.limit_margins(z), model.fallback_margins(z)[:, fallback]], -1))
-            value = torch.cat([y[:, columns], labels[index[:, k]][:, fallback]], -1)
+            watched = [hidden[index[:, k], i] if c is None else y[:, c] for i, c in enumerate(column)]
+            value = torch.cat([torch.stack(watched, -1), labels[index[:, k]][:, fallback]], -1)
             both = list(range(len(rails))) + fallback
             margin = sign[both] * (limit[both] - value)
             scale_k = model.margin_scale[both]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,10 +29,14 @@ class ModelConfig(_Strict):
 class TrainingConfig(_Strict):
     """How it is trained. Weights multiply mean losses of normalised quantities.
 
-    `sigreg` times the sketched statistic per embedding; `steady_share` caps windows in which nothing happens; `danger_share` of
+    `order`: everything at once (joint), or the encoder first by masked latent prediction, then predictor and heads on it
+    (decoupled). `anti_collapse`: SIGReg, variance and covariance (vicreg), or a slow target encoder (ema) that keeps
+    `momentum` of itself a step. `masked_share` of the instants are hidden in masked prediction. `steady_share` caps windows in which nothing happens; `danger_share` of
     them start where the labelled fallback ends near a guardrail or beyond it; `padded_share` of the windows are cut short, as at start-up.
     """
 
+    order: Literal["joint", "decoupled"] = "joint"
+    anti_collapse: Literal["sigreg", "vicreg", "ema"] = "sigreg"
     steps: Count = 5000
     batch: Count = 256
     learning_rate: Positive = 3e-3
@@ -40,7 +44,10 @@ class TrainingConfig(_Strict):
     prediction: NonNegative = 1.0
     sigreg: NonNegative = 0.0002
     sigreg_slices: Count = 128
-    sigreg_samples: Count = 512
+    vicreg: NonNegative = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    spread_samples: Count = 512
+    masked_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     inverse: NonNegative = 0.05
     read_out: NonNegative = 1.0
     guardrail: NonNegative = 0.5
@@ -51,3 +58,8 @@ class TrainingConfig(_Strict):
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     calibration_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
     seed: int = 0
+
+    @property
+    def spread(self) -> float:
+        """The weight of the anti-collapse term chosen."""
+        return {"sigreg": self.sigreg, "vicreg": self.vicreg, "ema": 0.0}[self.anti_collapse]

@@ -45,8 +45,10 @@ def load_runs(historian: Historian, spec: PlantSpec, kinds: Sequence[str] | None
             "the historian holds no finished run", historian.location, "Run `homeostat excite` or `record` first."
         )
     fallback = [g.fallback_tag for g in spec.guardrails]
-    hidden = [t for t in dict.fromkeys(fallback) if t and t in historian.tags]
-    tags = [t.name for t in spec.online] + hidden
+    online = [t.name for t in spec.online]
+    watched = [g.tag if g.tag not in online else None for g in spec.guardrails]  # hidden quantities
+    labelled = [t for t in dict.fromkeys([*fallback, *watched]) if t and t in historian.tags]
+    tags = online + labelled
     begin, end = float(table["start_ts"].min()) / 1e6, float(table["end_ts"].max()) / 1e6  # type: ignore[arg-type]
     history = historian.history(tags, begin, end)
     columns: dict[str, Column] = {}
@@ -72,8 +74,11 @@ def load_runs(historian: Historian, spec: PlantSpec, kinds: Sequence[str] | None
                     np.stack([at[t.name] for t in spec.measured], 1),
                     np.stack([at[t.name] for t in spec.dvs], 1) if spec.dvs else np.empty((len(grid), 0)),
                     np.stack([at[t.name] for t in spec.mvs], 1),
-                    np.stack([at.get(f, nothing) if f else nothing for f in fallback], 1)
-                    if fallback else np.empty((len(grid), 0)),
+                    *(
+                        np.stack([at.get(t, nothing) if t else nothing for t in tags_of], 1)
+                        if tags_of else np.empty((len(grid), 0))
+                        for tags_of in (fallback, watched)
+                    ),
                 )
             )  # fmt: skip
     return runs

@@ -1,9 +1,10 @@
-"""What keeps a latent from collapsing: SIGReg, the sketched isotropic Gaussian regulariser (Balestriero & LeCun 2025)."""
+"""What keeps a latent from collapsing: SIGReg, the sketched isotropic Gaussian regulariser (Balestriero & LeCun 2025), and
+VICReg's variance and covariance terms (Bardes, Ponce & LeCun 2022)."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def sigreg(embeddings: Tensor, slices: int, generator: torch.Generator | None = None) -> Tensor:
@@ -22,3 +23,13 @@ def sigreg(embeddings: Tensor, slices: int, generator: torch.Generator | None = 
     angle = (embeddings @ directions)[..., None] * t
     gap = (angle.cos().mean(0) - gaussian) ** 2 + angle.sin().mean(0) ** 2
     return n * (gap * weight * gaussian).sum(-1).mean()
+
+
+def vicreg(embeddings: Tensor) -> Tensor:
+    """Variance below one, as a hinge on each dimension's standard deviation, plus squared covariances over the dimension
+    (their equations 1 and 3 to 4, weighted 25 : 1). `embeddings` (samples x latent); total collapse reads 25."""
+    centred = embeddings - embeddings.mean(0)
+    std = (centred.square().mean(0) + 1e-4).sqrt()
+    covariance = centred.T @ centred / max(len(embeddings) - 1, 1)
+    off = covariance.square().sum() - covariance.diagonal().square().sum()
+    return 25.0 * nn.functional.relu(1.0 - std).mean() + off / embeddings.shape[1]

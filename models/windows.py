@@ -21,7 +21,8 @@ class Run:
     """A contiguous stretch of samples of one plant, `n` of them, `sample_time_s` apart. NaN marks a missing value.
 
     `measured` (n x n_measured), `dvs` (n x n_dv), `applied` (n x n_mv): the moves in force during the interval that ends
-    at each sample, `labels` (n x n_guardrail): the hidden worst value under the fallback (NaN when nobody labelled it).
+    at each sample, `labels` (n x n_guardrail): the hidden worst value under the fallback (NaN when nobody labelled it),
+    `hidden` (n x n_guardrail): the value a guardrail watches where that is a hidden quantity (NaN elsewhere).
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Run:
     dvs: Array
     applied: Array
     labels: Array
+    hidden: Array | None = None
 
     def __len__(self) -> int:
         return len(self.measured)
@@ -62,7 +64,7 @@ class WindowSet:
     def __init__(self, runs: Sequence[Run], channel: Scale, window: int, horizon: int, shortest: int = 1) -> None:
         self.window, self.horizon = window, horizon
         self.n_measured, self.n_dv = runs[0].measured.shape[1], runs[0].dvs.shape[1]
-        rows, mask, labels, first, last, starts = [], [], [], [], [], []
+        rows, mask, labels, hidden, first, last, starts = [], [], [], [], [], [], []
         at = 0
         for run in runs:
             raw = np.concatenate([run.measured, run.dvs, run.applied], axis=1)
@@ -70,6 +72,7 @@ class WindowSet:
             rows.append(np.where(good, channel.apply(np.where(good, raw, 0.0)), 0.0))
             mask.append(good)
             labels.append(run.labels)
+            hidden.append(np.full_like(run.labels, np.nan) if run.hidden is None else run.hidden)
             first.append(np.full(len(run), at))
             last.append(np.full(len(run), at + len(run) - 1))
             if len(run) >= shortest + 1:
@@ -84,6 +87,7 @@ class WindowSet:
         self.rows = torch.tensor(np.concatenate(rows), dtype=torch.float32)
         self.mask = torch.tensor(np.concatenate(mask), dtype=torch.float32)
         self.labels = torch.tensor(np.concatenate(labels), dtype=torch.float32)
+        self.hidden = torch.tensor(np.concatenate(hidden), dtype=torch.float32)
         self.first, self.last = torch.tensor(np.concatenate(first)), torch.tensor(np.concatenate(last))
         self.starts = torch.tensor(np.concatenate(starts))
         activity = self._activity()

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from models.config import TrainingConfig
-from models.training import label_scale, losses, train
+from models.objectives import label_scale, losses
+from models.training import train
 from models.windows import Run, Scale, WindowSet
 from models.world_model import WorldModel
 from plant.errors import ModelError
-from plant.spec import PlantSpec
+from plant.spec import PlantSpec, Role
 
 from .conftest import QUICK, TINY, Trained
 
@@ -112,10 +113,11 @@ def test_terms_are_weighted_as_configured(spec: PlantSpec, trained: Trained) -> 
     rng = torch.Generator().manual_seed(0)
     terms = losses(trained.model, data, data.starts[:64], QUICK, rng)
     names = [f.name for f in dataclasses.fields(terms)]
-    weights = QUICK.model_copy(update={n: float(10**i) for i, n in enumerate(names)})
+    keys = ["sigreg" if n == "spread" else n for n in names]
+    weights = QUICK.model_copy(update={n: float(10**i) for i, n in enumerate(keys)})
     expected = sum(10**i * getattr(terms, n) for i, n in enumerate(names))
     torch.testing.assert_close(terms.total(weights), expected)
-    nothing = QUICK.model_copy(update=dict.fromkeys(names, 0.0))
+    nothing = QUICK.model_copy(update=dict.fromkeys(keys, 0.0))
     assert terms.total(nothing) == 0.0
 
 
@@ -167,3 +169,71 @@ def test_a_loss_that_explodes_is_an_error(spec: PlantSpec, recorded: list[Run]) 
     wild = TrainingConfig(steps=60, batch=32, learning_rate=1e30, sigreg_slices=8)
     with pytest.raises(ModelError, match=r"not finite at step \d+.*learning_rate"):
         train(spec, recorded, recorded[:4], TINY, wild)
+
+
+@pytest.mark.parametrize("order", ["joint", "decoupled"])
+@pytest.mark.parametrize("anti_collapse", ["sigreg", "vicreg", "ema"])
+def test_every_order_and_every_guard_against_collapse_learns(
+    order: str, anti_collapse: str, spec: PlantSpec, recorded: list[Run]
+) -> None:
+    """In a few steps of either phase its loss falls, and the latent still tells plants apart."""
+    reports: list[tuple[int, dict[str, float]]] = []
+    config = QUICK.model_copy(update={"order": order, "anti_collapse": anti_collapse, "steps": 302, "inverse": 0.0})
+    model = train(spec, recorded, recorded[:6], TINY, config, lambda step, total, terms: reports.append((step, terms)))
+    assert not model.training
+    assert [step for step, _ in reports][-1] == 301
+    key = "prediction" if order == "joint" else "read_out"
+    assert reports[-1][1][key] < 0.8 * max(t[key] for _, t in reports)
+    data = data_of(model, recorded)
+    with torch.no_grad():
+        z = model.encode_normalised(*data.gather(data.starts))
+    assert float(z.std(0).max()) > 1e-2
+
+
+def test_the_second_phase_leaves_the_encoder_alone(spec: PlantSpec, recorded: list[Run]) -> None:
+    """What the first half of the steps made of it is what the whole training has, and the predictor has moved."""
+    config = BRIEF.model_copy(update={"order": "decoupled", "weight_decay": 0.0})
+    seen: list[torch.Tensor] = []
+    import models.training as training
+
+    run = training._run_phase
+
+    def spy(phase, spec, model, *rest):
+        run(phase, spec, model, *rest)
+        seen.append(model.encoder.first.weight.detach().clone())
+        seen.append(model.predictor.last.weight.detach().clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_run_phase", spy)
+        train(spec, recorded, recorded[:4], TINY, config)
+    encoder_first, predictor_first, encoder_last, predictor_last = seen
+    assert torch.equal(encoder_first, encoder_last)
+    assert torch.equal(predictor_first, torch.zeros_like(predictor_first)), "no move was looked at in the first phase"
+    assert not torch.equal(predictor_first, predictor_last)
+
+
+def test_a_hidden_quantity_is_learned_from_its_record(spec: PlantSpec, recorded: list[Run]) -> None:
+    """A guardrail on a quantity no sensor shows is labelled by its recorded value; unknown values teach nothing."""
+    tag = spec.tags[0].model_copy(
+        update={"name": "SECRET", "role": Role.HIDDEN, "node_id": None, "critical": False, "move": None}
+    )
+    measured = spec.measured[0]
+    rail = spec.guardrails[0].model_copy(update={"tag": "SECRET", "fallback_tag": None, "recording_limit": None,
+                                                 "max": measured.nominal, "min": None})  # fmt: skip
+    secret = spec.model_copy(
+        update={"tags": (*spec.tags, tag.model_copy(update={"range": measured.range})), "guardrails": (rail,)}
+    )
+    rng = np.random.default_rng(0)
+    runs = []
+    for r in recorded:
+        value = np.where(rng.random(len(r)) < 0.5, r.measured[:, 0], np.nan)[:, None]  # half of them known
+        runs.append(dataclasses.replace(r, labels=np.full((len(r), 1), np.nan), hidden=value))
+    model = train(secret, runs, runs[:4], TINY, QUICK)
+    data = data_of(model, runs)
+    with torch.no_grad():
+        margin = model.limit_margins(model.encode_normalised(*data.gather(data.starts)))[:, 0]
+    truth = model.squash(
+        measured.nominal - torch.tensor(np.concatenate([r.measured[:, 0] for r in runs]), dtype=torch.float32)
+    )[data.starts]
+    known = torch.isfinite(truth)
+    assert float(torch.corrcoef(torch.stack([margin[known], truth[known]]))[0, 1]) > 0.6

@@ -17,7 +17,7 @@ from models.world_model import WorldModel
 from plant.spec import PlantSpec, load_spec
 
 TINY = ModelConfig(window=4, latent=8, encoder_width=48, predictor_width=48, head_width=24, horizon=12)
-QUICK = TrainingConfig(steps=300, batch=96, sigreg_slices=32, sigreg_samples=256)
+QUICK = TrainingConfig(steps=300, batch=96, sigreg_slices=32, spread_samples=256)
 
 
 @contextmanager

@@ -1,0 +1,192 @@
+"""What a world model is trained to do: latent prediction, anti-collapse, masked inverse dynamics, read-out, heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.calibration import unchanged
+from models.config import TrainingConfig
+from models.regularisers import sigreg, vicreg
+from models.windows import WindowSet
+from models.world_model import Mlp, WorldModel
+from plant.errors import ModelError
+from plant.spec import Role
+
+_PESSIMISM = 0.05  # the quantile a fallback head answers
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of one step, each a scalar tensor before its weight; those a phase has no use for are zero."""
+
+    prediction: Tensor
+    spread: Tensor
+    inverse: Tensor
+    read_out: Tensor
+    guardrail: Tensor
+    padding: Tensor
+
+    def total(self, weights: TrainingConfig) -> Tensor:
+        return (
+            weights.prediction * self.prediction
+            + weights.spread * self.spread
+            + weights.inverse * self.inverse
+            + weights.read_out * self.read_out
+            + weights.guardrail * self.guardrail
+            + weights.padding * self.padding
+        )
+
+
+def spread_of(z: Tensor, weights: TrainingConfig, rng: torch.Generator) -> Tensor:
+    """The anti-collapse term on latents (samples x latent), of a random part of them; zero where a slowly moving target
+    encoder stands against collapse instead."""
+    if weights.anti_collapse == "ema":
+        return torch.zeros(())
+    part = z[torch.randperm(len(z), generator=rng)[: weights.spread_samples]]
+    return sigreg(part, weights.sigreg_slices, rng) if weights.anti_collapse == "sigreg" else vicreg(part)
+
+
+class MaskedPrediction(nn.Module):
+    """The first phase of decoupled training: from a window with most of it hidden, the latent of the whole window and of
+    the window `ahead` samples on. No moves are told apart from other signals. Only the encoder outlives it."""
+
+    def __init__(self, model: WorldModel, ahead: tuple[int, ...]) -> None:
+        super().__init__()
+        d = model.config.latent
+        self.ahead = (0, *ahead)
+        self.heads = nn.ModuleList(Mlp(d, model.config.head_width, d) for _ in self.ahead)
+
+    def forward(
+        self, model: WorldModel, target: WorldModel, data: WindowSet, starts: Tensor, weights: TrainingConfig,
+        rng: torch.Generator,
+    ) -> Losses:  # fmt: skip
+        """Loss terms on the windows that end at `starts` (batch,). `target` encodes what is to be predicted: the model
+        itself, or its slow copy."""
+        index, alive = data.sequence(starts)
+        values, mask = data.gather(index)
+        # Whole instants and whole channels are hidden: single cells could be read off their neighbours.
+        shape = (len(starts), data.window, data.channels)
+        instants = torch.rand(shape[:2], generator=rng)[..., None] < weights.masked_share
+        channels = torch.rand(shape[0], data.channels, generator=rng)[:, None] < 0.5 * weights.masked_share
+        z_seen = model.encode_normalised(values[:, 0], mask[:, 0] * ~(instants | channels))
+        z = model.encode_normalised(values[:, self.ahead], mask[:, self.ahead])
+        goal = z
+        if weights.anti_collapse == "ema":
+            with torch.no_grad():
+                goal = target.encode_normalised(values[:, self.ahead], mask[:, self.ahead])
+        guess = torch.stack([head(z_seen) for head in self.heads], 1)
+        prediction = (_robust(guess, goal) * alive[:, self.ahead, None]).mean()
+        nothing = torch.zeros(())
+        lived = z[alive[:, self.ahead] > 0]
+        return Losses(prediction, spread_of(lived, weights, rng), nothing, nothing, nothing, nothing)
+
+
+def label_scale(model: WorldModel, labels: Tensor) -> Tensor:
+    """Hidden worst values (..., n_guardrail) -> squashed margins in units of the head's output; NaN stays NaN."""
+    limit = torch.tensor([g.limit for g in model.spec.guardrails])
+    sign = torch.tensor([g.sign for g in model.spec.guardrails])
+    return model.squash(sign * (limit - labels)) / model.margin_scale
+
+
+def losses(
+    model: WorldModel, data: WindowSet, starts: Tensor, weights: TrainingConfig, rng: torch.Generator,
+    target: WorldModel | None = None, frozen: bool = False,
+) -> Losses:  # fmt: skip
+    """Every loss term on the window sequences that begin at `starts` (batch,). `target` is the slow copy whose latents are
+    predicted under `anti_collapse: ema`. With `frozen` the encoder stays as it is: what would only shape it is left out."""
+    k = data.horizon
+    steps = torch.arange(k + 1)
+    index, alive = data.sequence(starts)
+    history = torch.full_like(starts, data.window)
+    cut = torch.rand(len(starts), generator=rng) < weights.padded_share
+    history[cut] = torch.randint(1, data.window + 1, (int(cut.sum()),), generator=rng)
+    # A cut window grows by a sample a step, as it does after a start-up.
+    values, mask = data.gather(index, (history[:, None] + steps).clamp(max=data.window))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        z = model.encode_normalised(values, mask)
+    goal = z
+    if weights.anti_collapse == "ema" and target is not None and not frozen:
+        with torch.no_grad():
+            goal = target.encode_normalised(values, mask)
+    channels = data.rows[index]
+    nm, nd = data.n_measured, data.n_dv
+    y, d, u = channels[..., :nm], channels[..., nm : nm + nd], channels[..., nm + nd :]
+
+    rolled = [z[:, 0]]
+    for i in range(k):
+        rolled.append(model.advance_normalised(rolled[-1], u[:, i + 1], d[:, i]))
+    roll = torch.stack(rolled[1:], dim=1)
+
+    # A roll-out counts until the first move that nobody knows.
+    known_moves = (data.mask[index][:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
+    prediction = (_robust(roll, goal[:, 1:]) * known_moves).mean()
+    lived = z[alive > 0]
+    spread = torch.zeros(()) if frozen else spread_of(lived, weights, rng)
+
+    # Inverse dynamics: the move between two samples from their latents, hidden from the window that would contain it.
+    pick = (torch.rand(len(starts), generator=rng) * (alive.sum(1) - 1)).long()
+    rows = torch.arange(len(starts))
+    hidden = mask[rows, pick + 1].clone()
+    hidden[:, -1, nm + nd :] = 0.0
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        z_next = model.encode_normalised(values[rows, pick + 1], hidden)
+    guess = model.inverse_head(torch.cat([z[rows, pick], z_next], dim=-1))
+    inverse = ((guess - u[rows, pick + 1]).square() * data.mask[index][rows, pick + 1, nm + nd :]).mean()
+
+    seen = data.mask[index][..., :nm] * alive[..., None]
+    read = (_robust(model.read_out_head(z), y) * seen).mean()
+    read = read + (_robust(model.read_out_head(roll), y[:, 1:]) * seen[:, 1:] * known_moves).mean()
+
+    guard = torch.zeros(())
+    if model.spec.guardrails:
+        smooth = partial(nn.functional.smooth_l1_loss, beta=0.1, reduction="none")
+        both = torch.cat([z, roll], dim=1)
+        truth = limit_truth(model, y, data.hidden[index])
+        truth = torch.cat([truth, truth[:, 1:]], dim=1)
+        counted = torch.cat([alive[..., None], known_moves], dim=1) * torch.isfinite(truth)
+        guard = (smooth(model.limit_heads(both), truth.nan_to_num(0.0)) * counted).mean()
+        worst = label_scale(model, data.labels[index])
+        worst = torch.cat([worst, worst[:, 1:]], dim=1)
+        known = torch.isfinite(worst)
+        if known.any():
+            # A rolled latent cannot know of a disturbance that came after its start; its label does.
+            held = unchanged(model, d)[:, 1:, None].to(z.dtype).cumprod(1)
+            told = known * torch.cat([alive[..., None], known_moves * held], dim=1)
+            guess, truth = model.fallback_heads(both), torch.where(known, worst, 0.0)
+            # A low quantile, not the middle: where a state may or may not be lost, the head has to say so.
+            price = torch.where(guess > truth, 1 - _PESSIMISM, _PESSIMISM)
+            error = 2 * price * smooth(guess, truth)
+            guard = guard + (error * told).sum() / told.sum().clamp(min=1.0)
+
+    padding = torch.zeros(())
+    if cut.any():
+        full, full_mask = data.gather(index[cut, 0])
+        padding = (z[cut, 0] - model.encode_normalised(full, full_mask)).square().mean()
+    return Losses(prediction, spread, inverse, read, guard, padding)
+
+
+def _robust(guess: Tensor, truth: Tensor) -> Tensor:
+    """Squared error that turns linear past one standard deviation: a mistimed ignition must not own the gradient."""
+    return 2 * nn.functional.smooth_l1_loss(guess, truth, beta=1.0, reduction="none")
+
+
+def limit_truth(model: WorldModel, y: Tensor, hidden: Tensor) -> Tensor:
+    """Squashed margins (..., n_guardrail) of normalised measurements and, where a guardrail watches a hidden quantity, of
+    its recorded value `hidden` (..., n_guardrail); in units of the heads' output, NaN where nobody knows."""
+    names = [t.name for t in model.spec.measured]
+    value = model.denormalise(y, "measured")
+    columns = []
+    for i, g in enumerate(model.spec.guardrails):
+        if g.tag not in names and model.spec.tag(g.tag).role is not Role.HIDDEN:
+            raise ModelError(
+                f"guardrail {g.name} watches {g.tag}, which is not a measured CV or AUX",
+                f"plant {model.spec.name}",
+                "Name a measured or a hidden tag.",
+            )
+        seen = value[..., names.index(g.tag)] if g.tag in names else hidden[..., i]
+        columns.append(torch.tanh(g.sign * (g.limit - seen) / model.margin_scale[i]))
+    return torch.stack(columns, dim=-1)
