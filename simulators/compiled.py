@@ -29,7 +29,6 @@ from simulators.namespaces import CasadiNamespace
 Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
-_BLOCK = 64  # members at a time; states of a block fit the first-level cache
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fopenmp-simd")
 _LEAST_PER_THREAD = 256
 ATOL_SHARE = 0.01  # absolute tolerance a relative one
@@ -47,7 +46,6 @@ _UNARY = {
     ca.OP_NOT: "({0} == 0.0 ? 1.0 : 0.0)", ca.OP_TANH: "(1.0 - 2.0 / (exp(2.0 * {0}) + 1.0))",
 }  # fmt: skip
 _HEAD = """
-#define B %(block)d
 %(simd)s double exp(double);
 %(simd)s double log(double);
 %(simd)s double pow(double, double);
@@ -61,17 +59,17 @@ typedef const double U_[NU][B], D_[ND][B], P_[NP][B], V_[NV][B];
 /* Members whose new state Y is inside the envelope take it; the others end, or have ended, where they were. */
 static void settle(States X, States Y, U_ U, D_ D, P_ P, V_ V, const double *moved, double *over)
 {
-  double G[NG][B];
+  double G[NG][B], why[B], sum[B], takes[B];
   envelope(Y, U, D, P, V, G);
+  for (int l = 0; l < B; l++) why[l] = sum[l] = 0.0;
+  for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) sum[l] += Y[i][l] - Y[i][l];  /* not 0 if one is not finite */
+  for (int i = ENDS - 1; i >= 0; i--) for (int l = 0; l < B; l++) why[l] = G[i][l] > 0.0 ? why[l] : i + 1.0;
   for (int l = 0; l < B; l++) {
-    double why = 0.0, sum = 0.0;
-    for (int i = 0; i < NX; i++) sum += Y[i][l] - Y[i][l];  /* not 0 when one is not finite */
-    for (int i = ENDS - 1; i >= 0; i--) why = G[i][l] > 0.0 ? why : i + 1.0;
-    why = sum == 0.0 ? why : ENDS + 1.0;
-    over[l] = over[l] == 0.0 && moved[l] != 0.0 ? why : over[l];
+    why[l] = sum[l] == 0.0 ? why[l] : ENDS + 1.0;
+    over[l] = over[l] == 0.0 ? moved[l] * why[l] : over[l];
+    takes[l] = over[l] == 0.0 ? moved[l] : 0.0;
   }
-  for (int i = 0; i < NX; i++)
-    for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 && moved[l] != 0.0 ? Y[i][l] : X[i][l];
+  for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = takes[l] != 0.0 ? Y[i][l] : X[i][l];
 }
 
 static void follow(States X, U_ U, D_ D, P_ P, V_ V, double ceiling, double *over, double *top)
@@ -291,6 +289,7 @@ def write_source(simulator: Simulator, watch: str | None = None) -> tuple[str, l
     sizes |= {"NV": max(len(writer.prepared), 1), "NG": max(len(margins), 1), "ENDS": len(margins), "JUMPS": int(jumps)}
     sizes |= {"WATCHES": int(watch is not None), "ADAPTS": int(simulator.rtol is not None)}
     sizes |= {"RTOL": simulator.rtol or 1.0, "ATOL": (simulator.rtol or 1.0) * ATOL_SHARE}
+    sizes["B"] = 64 if len(names.x) <= 8 else 16  # vectors wide enough, and one plant alone does not pay for many
     defines = "\n".join(f"#define {k} {v}" for k, v in sizes.items())
     idle = (
         ""
@@ -377,7 +376,7 @@ def _build(source: str) -> Path:
         raise CompilerError(f"{folder} cannot be written: {e}") from e
     simd = '__attribute__((__simd__("notinbranch")))'
     for vector_math in (True, False):  # without a vector mathematics library: the same, with scalar exp and log
-        text = source % {"block": _BLOCK, "simd": simd if vector_math else ""}
+        text = source % {"simd": simd if vector_math else ""}
         target = folder / f"{hashlib.sha256((kind + text + ' '.join(_FLAGS)).encode()).hexdigest()[:32]}.so"
         if target.exists():
             return target
