@@ -156,6 +156,24 @@ static void adaptive(States X, U_ U, D_ D, P_ P, V_ V, double span, double *over
   }
 }
 
+void outputs(long n, double *y, const double *x, const double *u, const double *d, const double *p)
+{
+  for (long start = 0; start < n; start += B) {
+    const long width = n - start < B ? n - start : B;
+    double X[NX][B], U[NU][B], D[ND][B], P[NP][B], V[NV][B], Y[NY][B];
+    for (long l = 0; l < B; l++) {
+      const long m = start + (l < width ? l : width - 1);
+      for (int i = 0; i < NX; i++) X[i][l] = x[m * NX + i];
+      for (int i = 0; i < NU; i++) U[i][l] = u[m * NU + i];
+      for (int i = 0; i < ND; i++) D[i][l] = d[m * ND + i];
+      for (int i = 0; i < NP; i++) P[i][l] = p[m * NP + i];
+    }
+    prepare(U, D, P, V);
+    read(X, U, D, P, V, Y);
+    for (long l = 0; l < width; l++) for (int i = 0; i < NY; i++) y[(start + l) * NY + i] = Y[i][l];
+  }
+}
+
 void advance(long n, long ticks, long steps, double span, double *x, const double *u, const double *d, const double *p,
              long *ended, double ceiling, double *top)
 {
@@ -204,9 +222,10 @@ class Kernel:
     def __init__(self, simulator: Simulator, watch: str | None = None) -> None:
         self._simulator = simulator
         source, self.reasons = write_source(simulator, watch)
-        self._advance = ctypes.CDLL(str(_build(source))).advance
-        self._advance.restype = None
-        pointer = ctypes.c_void_p
+        library, pointer = ctypes.CDLL(str(_build(source))), ctypes.c_void_p
+        self._advance, self._outputs = library.advance, library.outputs
+        self._advance.restype = self._outputs.restype = None
+        self._outputs.argtypes = [ctypes.c_long, *[pointer] * 5]
         self._advance.argtypes = [ctypes.c_long] * 3 + [ctypes.c_double] + [pointer] * 5 + [ctypes.c_double, pointer]
         self._sizes = tuple(map(len, (simulator.names.x, simulator.names.u, simulator.names.d, simulator.names.p)))
 
@@ -224,15 +243,27 @@ class Kernel:
         self._run(x, u, d, p, dt_s, np.zeros(len(x), np.int64), ceiling, top)
         return np.minimum(top, ceiling)
 
+    def outputs(self, x: Array, u: Array, d: Array, p: Array) -> Array:
+        """Every output (batch x n_y) of x, u, d, p (batch x n each)."""
+        held = self._checked(x, u, d, p)
+        y = np.empty((len(x), len(self._simulator.names.y)))
+        self._outputs(len(x), y.ctypes.data, *(v.ctypes.data for v in held))
+        return y
+
+    def _checked(self, *arrays: Array) -> list[Array]:
+        arrays_c = [np.ascontiguousarray(v, np.float64) for v in arrays]
+        batch = len(arrays_c[0])
+        for name, v, size in zip("xudp", arrays_c, self._sizes, strict=True):
+            if v.shape != (batch, size):
+                raise ValueError(f"{name} has shape {v.shape}; expected ({batch}, {size})")
+        return arrays_c
+
     def _run(
         self, x: Array, u: Array, d: Array, p: Array, dt_s: float, codes: NDArray[np.int64], ceiling: float, top: Array
     ) -> Array:
         batch = len(x)
         new = np.array(x, np.float64, order="C")
-        inputs = [np.ascontiguousarray(v, np.float64) for v in (u, d, p)]
-        for name, v, size in zip("xudp", (new, *inputs), self._sizes, strict=True):
-            if v.shape != (batch, size):
-                raise ValueError(f"{name} has shape {v.shape}; expected ({batch}, {size})")
+        inputs = self._checked(new, u, d, p)[1:]
         ticks, steps = schedule(self._simulator, dt_s)
         span = dt_s / self._simulator.time_unit_s / ticks
         threads = min(os.cpu_count() or 1, max(1, batch // _LEAST_PER_THREAD))
@@ -280,13 +311,19 @@ def write_source(simulator: Simulator, watch: str | None = None) -> tuple[str, l
         "jump": jumped,
         "envelope": [ca.SX(v) for v in margins.values()] or [ca.SX(1.0)],
     }
+    bodies["read"] = [ca.SX(v) for v in simulator.outputs(x, u, d, p, xp)]
     if watch is not None:
-        row = names.y.index(watch)
-        bodies["watch"] = [ca.SX(simulator.outputs(x, u, d, p, xp)[row])]
+        bodies["watch"] = [bodies["read"][names.y.index(watch)]]
     writer = _Writer(symbols, list(groups))
     functions = [writer.function(name, outputs) for name, outputs in bodies.items()]
     sizes = {f"N{k}": max(len(v), 1) for k, v in groups.items()}
-    sizes |= {"NV": max(len(writer.prepared), 1), "NG": max(len(margins), 1), "ENDS": len(margins), "JUMPS": int(jumps)}
+    sizes |= {
+        "NV": max(len(writer.prepared), 1),
+        "NY": len(names.y),
+        "NG": max(len(margins), 1),
+        "ENDS": len(margins),
+        "JUMPS": int(jumps),
+    }
     sizes |= {"WATCHES": int(watch is not None), "ADAPTS": int(simulator.rtol is not None)}
     sizes |= {"RTOL": simulator.rtol or 1.0, "ATOL": (simulator.rtol or 1.0) * ATOL_SHARE}
     sizes["B"] = 64 if len(names.x) <= 8 else 16  # vectors wide enough, and one plant alone does not pay for many

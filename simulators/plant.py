@@ -128,8 +128,8 @@ class SimulatedPlant:
 
     def true_outputs(self) -> dict[str, Array]:
         """Every output without noise or dead time: name -> (batch,)."""
-        y = self.simulator.outputs(self.x.T, self.moves.T, self.d.T, self.p.T, _XP)
-        return dict(zip(self.simulator.names.y, (np.broadcast_to(v, (self.batch,)) for v in y), strict=True))
+        y = self._stepper.outputs(self.x, self.moves, self.d, self.p)
+        return dict(zip(self.simulator.names.y, y.T, strict=True))
 
     def measure(self) -> dict[str, Array]:
         """Readings (batch,) by tag; NaN for a member that has ended."""

@@ -31,6 +31,10 @@ class Stepper(Protocol):
         self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ended: Codes | None = None
     ) -> tuple[Array, Codes]: ...
 
+    def outputs(self, x: Array, u: Array, d: Array, p: Array) -> Array:
+        """Every output (batch x n_y), without noise and dead time."""
+        ...
+
 
 class ErrorControlled:
     """Dormand-Prince 5(4) in numpy, one step size for the batch: the reference, and the way without a compiler."""
@@ -61,6 +65,10 @@ class ErrorControlled:
             x = np.where(np.isfinite(end), end, start)
             codes = np.where(codes == 0, why, codes)
         return x, codes
+
+    def outputs(self, x: Array, u: Array, d: Array, p: Array) -> Array:
+        names = self._simulator.names
+        return _rows(self._simulator.outputs(x.T, u.T, d.T, p.T, _XP), (len(x), len(names.y)))
 
     def _outside(self, x: Array, *held: Any) -> Codes:
         """The first reason (batch,) for which each member is outside the envelope; 0 inside."""

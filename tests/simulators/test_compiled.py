@@ -77,6 +77,15 @@ def test_equals_the_equations_in_numpy_whatever_the_batch(kernel: Kernel, batch:
     np.testing.assert_array_equal(new[:, 1], np.where(u[:, 0] > 0, 6.0, 0.0))
 
 
+def test_outputs_are_those_of_the_equations() -> None:
+    reactor, rng = DressedReactor(), np.random.default_rng(2)
+    x = np.column_stack([rng.uniform(0.5, 1, 70), rng.uniform(300, 350, 70), rng.uniform(290, 310, 70)])
+    held = [np.tile(v, (70, 1)).astype(float) for v in (reactor.u0, reactor.d0, reactor.p0)]
+    y = Kernel(reactor).outputs(x, *held)
+    np.testing.assert_allclose(y, ErrorControlled(reactor).outputs(x, *held), rtol=1e-15)
+    assert y.shape == (70, 5)
+
+
 def test_a_member_that_leaves_ends_with_its_reason_and_spreads_nothing(kernel: Kernel) -> None:
     x, u, d, p = batch_of(100)
     lost = {3: (0.2, "y below 0.1"), 64: (5.9, "y above 6"), 99: (np.nan, "not finite")}
