@@ -1,0 +1,31 @@
+"""The world model behind the rivals' interface."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.rivals.contract import Forecaster
+from models.windows import Scale
+from models.world_model import WorldModel
+
+
+class LatentForecaster(Forecaster):
+    """Encodes the window, advances the latent, reads it out."""
+
+    def __init__(self, model: WorldModel) -> None:
+        scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
+        super().__init__(model.spec, model.config, scale)
+        self.model = model
+
+    def encode_normalised(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Normalised windows and masks (..., window, channels) -> z (..., latent)."""
+        return self.model.encode_normalised(values, mask)
+
+    def roll(self, values: Tensor, mask: Tensor, u: Tensor, d: Tensor) -> Tensor:
+        z = self.model.encode_normalised(values, mask)
+        steps = []
+        for i in range(u.shape[1]):
+            z = self.model.advance_normalised(z, u[:, i], d[:, i])
+            steps.append(self.model.read_out_head(z))
+        return torch.stack(steps, 1)

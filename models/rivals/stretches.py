@@ -1,0 +1,111 @@
+"""What every rival learns from: the world model's own windows and what followed them, and one training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.config import TrainingConfig
+from models.rivals.contract import Forecaster
+from models.windows import WindowSet
+from plant.errors import ModelError
+
+Report = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Normalised windows (`values`, `mask`: batch x window x channels) and the k samples after them: moves `u`,
+    disturbances `d` before each step, measurements `y` (batch x k x n each), `counted` (as `y`): 1 where a measurement
+    exists and every move up to it is known."""
+
+    values: Tensor
+    mask: Tensor
+    u: Tensor
+    d: Tensor
+    y: Tensor
+    counted: Tensor
+
+    @staticmethod
+    def of(data: WindowSet, starts: Tensor, history: Tensor | None = None) -> Stretches:
+        """The stretches whose windows end at `starts` (batch,); `history` (batch,) is how far a window may look back."""
+        nm, nd = data.n_measured, data.n_dv
+        index, alive = data.sequence(starts)
+        rows, seen = data.rows[index], data.mask[index]
+        known = (seen[:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
+        values, mask = data.gather(starts, history)
+        return Stretches(
+            values * mask, mask, rows[:, 1:, nm + nd :], rows[:, :-1, nm : nm + nd], rows[:, 1:, :nm],
+            seen[:, 1:, :nm] * known,
+        )  # fmt: skip
+
+    def double(self) -> Stretches:
+        return Stretches(*(getattr(self, name).double() for name in self.__dataclass_fields__))
+
+
+def cut(data: WindowSet, batch: int, share: float, rng: torch.Generator) -> Tensor:
+    """How far back each window (batch,) may look: a `share` of them is cut short, as after a start-up."""
+    history = torch.full((batch,), data.window)
+    short = torch.rand(batch, generator=rng) < share
+    history[short] = torch.randint(1, data.window + 1, (int(short.sum()),), generator=rng)
+    return history
+
+
+def robust(guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    """The world model's own read-out loss: squared error that turns linear past one standard deviation."""
+    return (2 * nn.functional.smooth_l1_loss(guess, truth, beta=1.0, reduction="none") * counted).mean()
+
+
+def multi_step_error(model: Forecaster, part: Stretches) -> float:
+    """Mean square error over all steps and tags of `part`, normalised; inf for a model that runs away."""
+    with torch.no_grad():
+        error = (model.roll(part.values, part.mask, part.u, part.d) - part.y).square() * part.counted
+        mean = float(error.sum() / part.counted.sum().clamp(min=1.0))
+    return mean if math.isfinite(mean) else math.inf
+
+
+def filled(values: Tensor, mask: Tensor) -> Tensor:
+    """Windows (batch x window x channels) without gaps, for models that know no mask: the last value seen, before the first
+    one that one, and zero (the training mean) for a channel never seen."""
+    seen = mask > 0
+    at = torch.arange(values.shape[1])[:, None].expand_as(values)
+    last = torch.where(seen, at, -1).cummax(1).values
+    first = seen.to(torch.uint8).argmax(1, keepdim=True)
+    return (values * mask).gather(1, torch.where(last < 0, first, last))
+
+
+def descend(
+    parameters: Iterable[nn.Parameter],
+    objective: Callable[[Tensor], Tensor],
+    data: WindowSet,
+    training: TrainingConfig,
+    rng: torch.Generator,
+    report: Report | None = None,
+) -> None:
+    """Minimise `objective(starts)` over batches drawn as the world model's are: same optimiser, schedule and number of
+    steps. Raises `ModelError` when the loss is no longer finite."""
+    moved = list(parameters)
+    optimiser = torch.optim.AdamW(moved, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / training.steps)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    for step in range(training.steps):
+        loss = objective(data.draw(training.batch, training.steady_share, 0.0, rng))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if not torch.isfinite(nn.utils.clip_grad_norm_(moved, 1.0)):
+            raise ModelError(
+                f"the loss is not finite at step {step}",
+                "training of a rival",
+                "Lower learning_rate, or check the data.",
+            )
+        optimiser.step()
+        schedule.step()
+        if report and (step % 100 == 0 or step == training.steps - 1):
+            report(step, training.steps, {"loss": float(loss.detach())})
