@@ -16,15 +16,14 @@ class Excitation:
     Each plant holds a random level for a geometric number of samples (mean `hold`), drawn around a base that itself
     changes every `base_hold` samples on average; a random share of the present error of each local loop's PV is fed
     back, so that hot and cold regions are both visited for long enough to be learned. Every move lies inside the MV's
-    limits; the plant's own rate limits and interlocks still apply. Seeded.
+    excitation range; the plant's own rate limits and interlocks still apply. Seeded.
     """
 
     def __init__(self, spec: PlantSpec, batch: int, seed: int, hold: float = 4.0, base_hold: float = 25.0) -> None:
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 0xE7C17E]))
         self._spec, self._batch, self._hold, self._base_hold = spec, batch, hold, base_hold
         n = len(spec.mvs)
-        self._low = np.array([t.move.limits[0] for t in spec.mvs if t.move])
-        self._high = np.array([t.move.limits[1] for t in spec.mvs if t.move])
+        self._low, self._high = np.array([t.move.excited for t in spec.mvs if t.move]).T
         self._nominal = np.array([t.nominal for t in spec.mvs])
         self._loops = [(i, lp) for i, t in enumerate(spec.mvs) for lp in spec.regulatory.loops if lp.mv == t.name]
         self._base = self._draw_base(batch)

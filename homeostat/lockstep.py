@@ -36,8 +36,8 @@ class Recording:
 def excitation_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Recording:
     """`batch` runs of `samples` samples of excitation in REMOTE, interlocks armed, in the scenario `excitation`. Raises
     `ControlError` if a run passed the limit of the recording policy (it must not: the interlocks see to it)."""
-    plant = _plant(spec, "excitation", batch, seed)
-    recording = _record(spec, plant, samples, seed, "excitation")
+    plant = excited(spec, load_scenario("excitation", spec), batch, seed)
+    recording = record(spec, plant, samples, seed, "excitation")
     for guard in spec.guardrails:
         if guard.recording_limit is not None and guard.tag in recording.values:
             past = guard.sign * (recording.values[guard.tag] - guard.recording_limit)
@@ -55,8 +55,8 @@ def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Record
     pushed away from the safe side, and full fallback only from a random distance to the limit on: in time, or too late."""
     guard = next(g for g in spec.guardrails if g.fallback_tag)
     bare = spec.model_copy(update={"regulatory": spec.regulatory.model_copy(update={"interlocks": ()})})
-    plant = _plant(bare, "incident", batch, seed)
-    policy = load_scenario("incident", spec).incident
+    scenario = load_scenario("incident", spec)
+    plant, policy = excited(bare, scenario, batch, seed), scenario.incident
     if policy is None:
         raise SpecError("the scenario has no `incident` section", f"plant {spec.name}", "Say how to push and rescue.")
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
@@ -72,19 +72,19 @@ def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Record
         rescuing[:] = (rescuing | (value > guard.sign * rescue_at)) & ~back
         return np.where(rescuing[:, None], safe, np.clip(moves + push, low, high))
 
-    return _record(bare, plant, samples, seed, "incident", override, stop=policy.stop)
+    return record(bare, plant, samples, seed, "incident", override, stop=policy.stop)
 
 
-def _plant(spec: PlantSpec, scenario: str, batch: int, seed: int) -> SimulatedPlant:
-    """The plants of a recording, moves spread around the usual ones."""
+def excited(spec: PlantSpec, scenario: Scenario, batch: int, seed: int, noise: float = 1.0) -> SimulatedPlant:
+    """The plants of a recording in `scenario`, moves spread around the usual ones; `noise` scales their sensors'."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
-    low, high = np.array([t.move.limits for t in spec.mvs if t.move]).T
+    low, high = np.array([t.move.excited for t in spec.mvs if t.move]).T
     usual = np.array([t.nominal for t in spec.mvs])
     moves = np.clip(rng.normal(usual - 0.1 * (high - low), 0.15 * (high - low), (batch, len(usual))), low, high)
-    return SimulatedPlant(spec, seed, batch, Drawn(load_scenario(scenario, spec)), moves=moves)
+    return SimulatedPlant(spec, seed, batch, Drawn(scenario), noise, moves=moves)
 
 
-def _record(
+def record(
     spec: PlantSpec,
     plant: SimulatedPlant,
     samples: int,
@@ -93,7 +93,8 @@ def _record(
     override: Callable[[Array, dict[str, Array]], Array] | None = None,
     stop: float = np.inf,
 ) -> Recording:
-    """Run a batch on the sample grid. A member's record ends once it is `stop` past a guardrail, or has ended."""
+    """Excite `plant` through its regulatory layer on the sample grid, moves as asked or as `override` makes them of what
+    was asked and of the reading. A member's record ends once it is `stop` past a guardrail, or has ended."""
     layer = RegulatoryLayer(spec, plant.batch, {t.name: plant.moves[:, i] for i, t in enumerate(spec.mvs)})
     layer.request_mode(PlantMode.REMOTE, 0.0)
     excitation = Excitation(spec, plant.batch, seed)

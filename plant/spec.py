@@ -34,11 +34,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Move(_Strict):
-    """What only an MV has. `rate_per_s` is the largest |change| per plant second; `safe` is the full fallback."""
+    """What only an MV has. `rate_per_s` is the largest |change| per plant second; `safe` is the full fallback.
+    Identification moves stay in `excitation`, by default the limits."""
 
     limits: Bounds
     rate_per_s: Annotated[float, Field(gt=0)]
     safe: float
+    excitation: Bounds | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Move:
@@ -46,7 +48,15 @@ class Move(_Strict):
             raise ValueError(f"limits must be [low, high] with low < high, not {list(self.limits)}")
         if not self.limits[0] <= self.safe <= self.limits[1]:
             raise ValueError(f"safe ({self.safe}) must lie inside limits {list(self.limits)}")
+        low, high = self.excited
+        if not self.limits[0] <= low < high <= self.limits[1]:
+            raise ValueError(f"excitation {[low, high]} must be [low, high] inside limits {list(self.limits)}")
         return self
+
+    @property
+    def excited(self) -> Bounds:
+        """Where identification moves stay."""
+        return self.excitation or self.limits
 
 
 class Tag(_Strict):
