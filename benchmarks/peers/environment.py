@@ -21,6 +21,7 @@ def environment(name: str, requirements: list[str]) -> Path:
     folder = cache / "homeostat" / "peers" / f"{name}-{key}"
     python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists():
+        print(f"making the comparison environment {name}: {', '.join(requirements)}", file=sys.stderr, flush=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)], name)
         _run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements], name)
         ready.touch()
