@@ -62,7 +62,7 @@ def train_plant(
     parts = split_runs(runs, training.validation_share, training.calibration_share, training.seed)
     began = time.perf_counter()
     stage("training")
-    world = train(spec, parts.training, parts.validation, model, training, report)
+    world = train(spec, parts.training, parts.validation, model, training, report, out / "training.state")
     seconds = time.perf_counter() - began
     stage("calibrating on held-out runs")
     calibration = calibrate(world, parts.calibration, model.horizon)

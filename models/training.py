@@ -6,17 +6,21 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.config import ModelConfig, TrainingConfig
 from models.objectives import Losses, MaskedPrediction, label_scale, losses
+from models.resume import TrainingState, restore
 from models.windows import Run, WindowSet, channel_scale
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
 
+_KEEP_EVERY = 250  # steps between two states kept on disk
 _DANGER = 0.6  # of the squashed margin: within about two thirds of a margin_scale, or beyond the limit
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -24,11 +28,12 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class _Phase:
-    """`steps` steps on `objective(data, starts) -> Losses`, moving `parameters`."""
+    """`steps` steps on `objective(data, starts) -> Losses`, moving `parameters`; `extra` lives only as long as the phase."""
 
     steps: int
     parameters: list[nn.Parameter]
     objective: Callable[[WindowSet, Tensor], Losses]
+    extra: nn.Module
 
 
 def train(
@@ -38,12 +43,14 @@ def train(
     config: ModelConfig,
     training: TrainingConfig,
     report: Report | None = None,
+    state: Path | None = None,
 ) -> WorldModel:
     """Train a world model on `runs`; `validation` runs choose nothing, they are reported.
 
     `joint`: encoder, predictor and heads together. `decoupled`: the encoder by masked latent prediction in the first half of
-    the steps; then, frozen, the predictor and the heads. Deterministic from `training.seed` on one machine. Raises
-    `ModelError` when there is too little to learn from.
+    the steps; then, frozen, the predictor and the heads. Deterministic from `training.seed` on one machine. With `state`, a
+    file, a run that was killed goes on from there to the result it would have had. Raises `ModelError` when there is too
+    little to learn from.
     """
     hours = sum(len(r) for r in runs) * spec.sample_time_s / 3600
     if sum(len(r) for r in runs) < 20 * config.horizon:
@@ -60,10 +67,14 @@ def train(
         worst = label_scale(model, data.labels[data.sequence(data.starts)[0]])
         data.danger = data.starts[(worst.nan_to_num(1.0) < _DANGER).any(-1).any(-1)]
     target = copy.deepcopy(model).requires_grad_(False) if training.anti_collapse == "ema" else model
-    done = 0
-    for phase in _phases(model, target, training, rng):
-        _run_phase(phase, spec, model, target, data, held, training, rng, done, report)
+    saved = TrainingState(state, config, training, data)
+    kept, done = saved.load(), 0
+    for number, phase in enumerate(_phases(model, target, training, rng)):
+        if kept is None or kept["phase"] <= number:
+            here = kept if kept is not None and kept["phase"] == number else None
+            _run_phase(phase, number, spec, model, target, data, held, training, rng, done, report, saved, here)
         done += phase.steps
+    saved.forget()
     return model.eval()
 
 
@@ -73,6 +84,7 @@ def _phases(model: WorldModel, target: WorldModel, training: TrainingConfig, rng
             training.steps,
             list(model.parameters()),
             lambda data, starts: losses(model, data, starts, training, rng, target),
+            nn.Identity(),
         )
         return
     first = training.steps // 2
@@ -81,18 +93,21 @@ def _phases(model: WorldModel, target: WorldModel, training: TrainingConfig, rng
         first,
         [*model.encoder.parameters(), *masked.parameters()],
         lambda data, starts: masked(model, target, data, starts, training, rng),
+        masked,
     )
     encoder = {id(p) for p in model.encoder.parameters()}
     yield _Phase(
         training.steps - first,
         [p for p in model.parameters() if id(p) not in encoder],
         lambda data, starts: losses(model, data, starts, training, rng, frozen=True),
+        nn.Identity(),
     )
 
 
 def _run_phase(
-    phase: _Phase, spec: PlantSpec, model: WorldModel, target: WorldModel, data: WindowSet, held: WindowSet,
-    training: TrainingConfig, rng: torch.Generator, done: int, report: Report | None,
+    phase: _Phase, number: int, spec: PlantSpec, model: WorldModel, target: WorldModel, data: WindowSet, held: WindowSet,
+    training: TrainingConfig, rng: torch.Generator, done: int, report: Report | None, saved: TrainingState,
+    kept: dict[str, Any] | None,
 ) -> None:  # fmt: skip
     optimiser = torch.optim.AdamW(phase.parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
 
@@ -101,7 +116,14 @@ def _run_phase(
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / phase.steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    for step in range(phase.steps):
+    parts = {"model": model, "target": target, "extra": phase.extra, "optimiser": optimiser, "schedule": schedule}
+    first = 0
+    if kept is not None:
+        restore(kept, parts, rng)
+        first = kept["step"]
+    for step in range(first, phase.steps):
+        if step % _KEEP_EVERY == 0 and step > first:
+            saved.keep(number, step, parts, rng)
         starts = data.draw(training.batch, training.steady_share, training.danger_share, rng)
         loss = phase.objective(data, starts).total(training)
         optimiser.zero_grad(set_to_none=True)

@@ -198,8 +198,8 @@ def test_the_second_phase_leaves_the_encoder_alone(spec: PlantSpec, recorded: li
 
     run = training._run_phase
 
-    def spy(phase, spec, model, *rest):
-        run(phase, spec, model, *rest)
+    def spy(phase, number, spec, model, *rest):
+        run(phase, number, spec, model, *rest)
         seen.append(model.encoder.first.weight.detach().clone())
         seen.append(model.predictor.last.weight.detach().clone())
 
