@@ -50,11 +50,11 @@ class MinMaxGains:
     temperature_lead_s: float | Array = 0.2  # filter of the derivative that makes up for the sensor's lag
     accelerate: float | Array = 1.6  # times the steady fuel-pressure ratio
     decelerate: float | Array = 0.6
-    n1_max: float = 3920.0
-    n2_max: float = 8280.0
-    ps3_max: float = 325.0
+    n1_max: float | Array = 3920.0
+    n2_max: float | Array = 8280.0
+    ps3_max: float | Array = 325.0
     t45_max: float | Array = 2180.0  # at any time
-    t45_continuous: float = 2143.0  # for as long as it likes
+    t45_continuous: float | Array = 2143.0  # for as long as it likes
 
 
 class MinMaxController:

@@ -64,8 +64,13 @@ def test_the_least_asked_wins_and_the_move_is_limited() -> None:
     assert _decide(MinMaxController(SPEC), low_n1) == pytest.approx(2.73 + 0.05), "no more than the rate limit"
     free = _decide(MinMaxController(SPEC), 3055.0)
     assert 2.73 < free < 2.78
-    for hot in ({"N2": 8400.0}, {"PS3": 400.0}, {"T45": 2300.0}):
+    for hot in ({"N2": 8400.0}, {"T45": 2300.0}):
         assert _decide(MinMaxController(SPEC), 3055.0, **hot) < free
+    assert (
+        _decide(MinMaxController(SPEC), 3055.0, 5.4, PS3=340.0)
+        < 5.4
+        < _decide(MinMaxController(SPEC), 3055.0, 5.4, PS3=310.0)
+    )
     assert _decide(MinMaxController(SPEC), low_n1, PS3=80.0) < 2.73, "the acceleration schedule at low pressure"
     starved = _decide(MinMaxController(SPEC, MinMaxGains(decelerate=1.0)), 3900.0)
     assert starved == pytest.approx(2.73, abs=0.05), "the deceleration schedule"
