@@ -24,7 +24,7 @@ class BareReactor(Simulator):
     names = Names(x=("Ca", "T"), u=("Tc",), d=("Ti", "Caf", "q"), p=("UA", "k0"), y=("Ca", "T", "Ti"))
     time_unit_s = 60.0
     step_s = 0.1  # up to the ignitions of the usual start; hotter ones need the error control
-    rtol = 1e-7
+    rtol = 3e-8
     x0 = (0.87725, 324.475)
     u0 = (300.0,)
     d0 = (350.0, 1.0, 100.0)
