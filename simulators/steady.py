@@ -46,7 +46,7 @@ def newton(
     """States (then moves, when there are targets) and which members (batch,) converged.
 
     Damped by the natural monotonicity test: a step counts when the next one, with the same Jacobian, is shorter
-    (Deuflhard, Newton Methods for Nonlinear Problems, 2004, section 3.3)."""
+    (Deuflhard, Newton Methods for Nonlinear Problems, 2004)."""
     residual, jacobian = _functions(type(simulator), tuple(targets))
     z = np.array(np.concatenate([guess, u], 1) if targets else guess, float)
     wanted = np.stack([*targets.values()], 1) if targets else np.empty((len(z), 0))

@@ -2,7 +2,7 @@
 
 What is asked for is the least of what the speed loop and the limit regulators ask, under an acceleration schedule of fuel
 over burner pressure, but never less than a deceleration schedule (the structure of Jaw & Mattingly, Aircraft Engine
-Controls, AIAA 2009, chapter 5). Each regulator's integral follows the fuel in force within its integral time, so none winds up while
+Controls, AIAA 2009). Each regulator's integral follows the fuel in force within its integral time, so none winds up while
 another has the engine.
 """
 
