@@ -12,6 +12,7 @@ from models.rivals.arx import Arx
 from models.rivals.contract import Forecaster
 from models.rivals.gru import Gru
 from models.rivals.latent import LatentForecaster
+from models.rivals.linear import refine
 from models.rivals.persistence import Persistence
 from models.rivals.reconstruction import Reconstruction
 from models.rivals.stretches import Report, Stretches, cut, descend, robust
@@ -48,7 +49,9 @@ def train_rival(
         return Persistence(spec, config, scale)
     if name in ("arx", "subspace"):
         linear = Arx(spec, config, scale) if name == "arx" else Subspace(spec, config, scale)
-        linear.learn(data, WindowSet(validation, scale, config.window, config.horizon))
+        held = WindowSet(validation, scale, config.window, config.horizon)
+        linear.learn(data, held)
+        refine(linear, data, held, training, report)
         return linear.eval()
     world = WorldModel(spec, config, scale)
     if name == "random_encoder":

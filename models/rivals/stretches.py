@@ -55,6 +55,12 @@ def cut(data: WindowSet, batch: int, share: float, rng: torch.Generator) -> Tens
     return history
 
 
+def whole(data: WindowSet) -> Tensor:
+    """The starts that a whole window ends at; all of them when no run is that long."""
+    full = data.starts[data.starts - data.first[data.starts] >= data.window - 1]
+    return full if len(full) else data.starts
+
+
 def robust(guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
     """The world model's own read-out loss: squared error that turns linear past one standard deviation."""
     return (2 * nn.functional.smooth_l1_loss(guess, truth, beta=1.0, reduction="none") * counted).mean()
@@ -85,11 +91,12 @@ def descend(
     training: TrainingConfig,
     rng: torch.Generator,
     report: Report | None = None,
+    pace: float = 1.0,
 ) -> None:
-    """Minimise `objective(starts)` over batches drawn as the world model's are: same optimiser, schedule and number of
-    steps. Raises `ModelError` when the loss is no longer finite."""
+    """Minimise `objective(starts)` over batches drawn as the world model's are: same optimiser, schedule, number of steps
+    and, times `pace`, learning rate. Raises `ModelError` when the loss is no longer finite."""
     moved = list(parameters)
-    optimiser = torch.optim.AdamW(moved, lr=training.learning_rate, weight_decay=training.weight_decay)
+    optimiser = torch.optim.AdamW(moved, lr=pace * training.learning_rate, weight_decay=training.weight_decay)
 
     def rate(step: int) -> float:
         return min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / training.steps)))

@@ -2,7 +2,8 @@
 
 N4SID in its regression form (Van Overschee & De Moor 1994; Qin, Computers & Chemical Engineering 30, 2006, section 3):
 regress the future on the past window and the future inputs, keep the leading directions of the past's share of it, then fit
-x(t+1) = A x(t) + B [u(t+1), d(t)] and y(t) = C x(t), both with a constant, by least squares.
+x(t+1) = A x(t) + B [u(t+1), d(t)] and y(t) = C x(t), both with a constant, by least squares; then the error over the
+horizon itself, as prediction-error methods do.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.rivals.contract import Forecaster
-from models.rivals.stretches import Stretches, filled, multi_step_error
+from models.rivals.stretches import Stretches, filled, multi_step_error, whole
 from models.windows import WindowSet
 from plant.errors import ModelError
 
@@ -24,20 +25,16 @@ _ORDERS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 class Subspace(Forecaster):
     """`state` (window * channels + 1 x n): from a window to x. `step` (n + n_mv + n_dv + 1 x n), `read` (n + 1 x n_measured)."""
 
-    state: Tensor
-    step: Tensor
-    read: Tensor
-
-    @property
-    def size(self) -> int:
-        return self.state.numel() + self.step.numel() + self.read.numel()
+    state: nn.Parameter
+    step: nn.Parameter
+    read: nn.Parameter
 
     def learn(self, data: WindowSet, validation: WindowSet) -> None:
         """The order is the one with the least multi-step error on the validation runs. Raises `ModelError` when no whole
         window is followed by a whole horizon."""
         self.double()
-        whole = data.starts[data.starts - data.first[data.starts] >= data.window - 1]
-        part = Stretches.of(data, whole).double()
+        starts = whole(data)
+        part = Stretches.of(data, starts).double()
         good = part.counted.flatten(1).amin(1) > 0
         if not good.any():
             raise ModelError("no whole window is followed by a whole horizon", "subspace", "Record longer runs.")
@@ -47,9 +44,9 @@ class Subspace(Forecaster):
         share = _ridge(both, part.y[good].flatten(1))[: past.shape[1]]
         free = past[good] @ share
         _, directions = torch.linalg.eigh(free.T @ free)  # ascending
-        held = Stretches.of(validation, validation.starts).double()
+        held = Stretches.of(validation, whole(validation)).double()
         # The window one step on: the same samples less the oldest, and the next row.
-        after, paired = _next(data, whole)
+        after, paired = _next(data, starts)
         later = self._past(*after)
         paired &= part.counted[:, 0].amin(-1) > 0
         best, kept = math.inf, None
@@ -61,13 +58,13 @@ class Subspace(Forecaster):
             self._keep(state, step, _ridge(_one(ahead), part.y[paired, 0]))
             error = multi_step_error(self, held)
             if error < best or kept is None:
-                best, kept = error, (self.state, self.step, self.read)
+                best, kept = error, tuple(p.detach() for p in (self.state, self.step, self.read))
         assert kept is not None
         self._keep(*kept)
 
     def _keep(self, state: Tensor, step: Tensor, read: Tensor) -> None:
         for name, value in (("state", state), ("step", step), ("read", read)):
-            self.register_buffer(name, value)
+            setattr(self, name, nn.Parameter(value))
 
     def _past(self, values: Tensor, mask: Tensor) -> Tensor:
         """What the state may depend on: the window, less the disturbances now, which are inputs of the step ahead."""

@@ -88,10 +88,10 @@ def test_every_rival_beats_persistence(name: str, trained_rivals: dict[str, Fore
 def test_gaps_are_bridged(name: str, trained_rivals: dict[str, Forecaster], recorded: list[Run]) -> None:
     model = trained_rivals[name]
     window, u, d, _ = stretch(recorded, 12, 8, 6)
-    whole = model.rollout(window, u, d)
+    whole = model.rollout(window, u, d).detach()
     holes = window.clone()
     holes[:, 5, 0] = torch.nan
-    bridged = model.rollout(holes, u, d)
+    bridged = model.rollout(holes, u, d).detach()
     assert bool(torch.isfinite(bridged).all())
     std = model.channel_std[: model.n_measured]
     assert float(((bridged - whole) / std).square().mean().sqrt()) < 0.5
