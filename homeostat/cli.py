@@ -173,8 +173,10 @@ def excite(
         bool, typer.Option("--lock-step", help="Simulate as fast as possible, straight into the historian.")
     ] = False,
     hours: Annotated[float, typer.Option(min=0.01, help="Plant hours to move a live plant.")] = 2.0,
-    runs: Annotated[int, typer.Option(min=1, help="Lock-step: runs of excitation, 26 plant minutes each.")] = 1200,
-    incidents: Annotated[int, typer.Option(min=0, help="Lock-step: simulated incidents.")] = 600,
+    runs: Annotated[int, typer.Option(min=1, help="Lock-step: runs of excitation, 60 samples each.")] = 1200,
+    incidents: Annotated[
+        int | None, typer.Option(min=0, help="Lock-step: simulated incidents; default: 600 where the plant has them.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the moves (and of the simulator).")] = 0,
     endpoint: Endpoint = None,
     data_dir: DataDir = _DATA,
@@ -196,11 +198,14 @@ def excite(
         )  # fmt: skip
 
 
-def excite_into(spec: PlantSpec, path: Path, runs: int, incidents: int, seed: int) -> None:
-    """Lock-step excitation with a progress bar."""
+def excite_into(spec: PlantSpec, path: Path, runs: int, incidents: int | None, seed: int) -> None:
+    """Lock-step excitation with a progress bar. `incidents` None: 600 where the plant has a scenario for them."""
     from historian import Historian
     from homeostat.recording import excite_lockstep
+    from simulators.scenario import builtin_scenarios
 
+    if incidents is None:
+        incidents = 600 if "incident" in builtin_scenarios(spec) else 0
     with Historian(path, spec.name) as store, _progress() as bar:
         task = bar.add_task(f"exciting {spec.name} in lock-step (runs)", total=runs + incidents)
         hours = excite_lockstep(
@@ -259,6 +264,8 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings) -> None:
             lambda text: bar.update(task, description=text),
         )  # fmt: skip
         bar.update(task, description="trained")
+    if trained is None:
+        return
     d = trained.checkpoint.facts["diagnostics"]
     err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}, action gain {d['action_gain']:.1f}")
     if trained.suspect:
@@ -376,7 +383,7 @@ def demo(
         if train_first:
             path = data_dir / spec.name / "training.db"
             path.unlink(missing_ok=True)
-            excite_into(spec, path, 1200, 600, 0)
+            excite_into(spec, path, 1200, None, 0)
             train_into(spec, path, data_dir / spec.name / "model", TrainFile.read(None, steps=None, seed=None))
         raise typer.Exit(show.run(minutes))
 

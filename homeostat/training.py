@@ -17,6 +17,7 @@ from controllers.evaluation.executed import executed_runs
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
 from historian import Historian
+from models import ranks
 from models.calibration import Calibration, calibrate
 from models.checkpoint import Checkpoint, save
 from models.config import ModelConfig, TrainingConfig
@@ -50,8 +51,8 @@ def train_plant(
     training: TrainingConfig | None = None,
     report: Report | None = None,
     stage: Stage = lambda text: None,
-) -> Trained:
-    """Train, calibrate, diagnose and save to `out`. Splits are by run; nothing reported was trained or calibrated on.
+) -> Trained | None:
+    """Train, calibrate, diagnose and save to `out`; None in all but the first process of a `torchrun`. Splits are by run; nothing reported was trained or calibrated on.
 
     Raises `ModelError` when the history cannot teach anything, or breaks the recording policy.
     """
@@ -64,6 +65,10 @@ def train_plant(
     stage("training")
     world = train(spec, parts.training, parts.validation, model, training, report, out / "training.state")
     seconds = time.perf_counter() - began
+    rank, _ = ranks.join()
+    ranks.leave()
+    if rank > 0:
+        return None  # the first process does the rest
     stage("calibrating on held-out runs")
     calibration = calibrate(world, parts.calibration, model.horizon)
     if spec.simulator:

@@ -41,13 +41,18 @@ class Losses:
         )
 
 
-def spread_of(z: Tensor, weights: TrainingConfig, rng: torch.Generator) -> Tensor:
-    """The anti-collapse term on latents (samples x latent), of a random part of them; zero where a slowly moving target
-    encoder stands against collapse instead."""
+def spread_of(
+    z: Tensor, alive: Tensor, weights: TrainingConfig, rng: torch.Generator, directions: torch.Generator
+) -> Tensor:
+    """The anti-collapse term on latents (... x latent) that are `alive` (...), of a random part of them; zero where a
+    slowly moving target encoder stands against collapse instead. It draws as much from `rng` whoever is alive, so that
+    several processes stay in step, and slices along `directions`, the same for all of them."""
     if weights.anti_collapse == "ema":
         return torch.zeros(())
-    part = z[torch.randperm(len(z), generator=rng)[: weights.spread_samples]]
-    return sigreg(part, weights.sigreg_slices, rng) if weights.anti_collapse == "sigreg" else vicreg(part)
+    order = torch.randperm(alive.numel(), generator=rng)
+    lived = order[alive.flatten()[order] > 0]
+    part = z.flatten(0, -2)[lived[: weights.spread_samples]]
+    return sigreg(part, weights.sigreg_slices, directions) if weights.anti_collapse == "sigreg" else vicreg(part)
 
 
 class MaskedPrediction(nn.Module):
@@ -66,6 +71,7 @@ class MaskedPrediction(nn.Module):
     ) -> Losses:  # fmt: skip
         """Loss terms on the windows that end at `starts` (batch,). `target` encodes what is to be predicted: the model
         itself, or its slow copy."""
+        directions = _another(rng)
         index, alive = data.sequence(starts)
         values, mask = data.gather(index)
         # Whole instants and whole channels are hidden: single cells could be read off their neighbours.
@@ -81,8 +87,8 @@ class MaskedPrediction(nn.Module):
         guess = torch.stack([head(z_seen) for head in self.heads], 1)
         prediction = (_robust(guess, goal) * alive[:, self.ahead, None]).mean()
         nothing = torch.zeros(())
-        lived = z[alive[:, self.ahead] > 0]
-        return Losses(prediction, spread_of(lived, weights, rng), nothing, nothing, nothing, nothing)
+        spread = spread_of(z, alive[:, self.ahead], weights, rng, directions)
+        return Losses(prediction, spread, nothing, nothing, nothing, nothing)
 
 
 def label_scale(model: WorldModel, labels: Tensor) -> Tensor:
@@ -98,12 +104,13 @@ def losses(
 ) -> Losses:  # fmt: skip
     """Every loss term on the window sequences that begin at `starts` (batch,). `target` is the slow copy whose latents are
     predicted under `anti_collapse: ema`. With `frozen` the encoder stays as it is: what would only shape it is left out."""
+    directions = _another(rng)
     k = data.horizon
     steps = torch.arange(k + 1)
     index, alive = data.sequence(starts)
     history = torch.full_like(starts, data.window)
     cut = torch.rand(len(starts), generator=rng) < weights.padded_share
-    history[cut] = torch.randint(1, data.window + 1, (int(cut.sum()),), generator=rng)
+    history[cut] = torch.randint(1, data.window + 1, cut.shape, generator=rng)[cut]
     # A cut window grows by a sample a step, as it does after a start-up.
     values, mask = data.gather(index, (history[:, None] + steps).clamp(max=data.window))
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -124,8 +131,7 @@ def losses(
     # A roll-out counts until the first move that nobody knows.
     known_moves = (data.mask[index][:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
     prediction = (_robust(roll, goal[:, 1:]) * known_moves).mean()
-    lived = z[alive > 0]
-    spread = torch.zeros(()) if frozen else spread_of(lived, weights, rng)
+    spread = torch.zeros(()) if frozen else spread_of(z, alive, weights, rng, directions)
 
     # Inverse dynamics: the move between two samples from their latents, hidden from the window that would contain it.
     pick = (torch.rand(len(starts), generator=rng) * (alive.sum(1) - 1)).long()
@@ -167,6 +173,11 @@ def losses(
         full, full_mask = data.gather(index[cut, 0])
         padding = (z[cut, 0] - model.encode_normalised(full, full_mask)).square().mean()
     return Losses(prediction, spread, inverse, read, guard, padding)
+
+
+def _another(rng: torch.Generator) -> torch.Generator:
+    """A generator of its own, seeded by `rng`: what it gives does not depend on how much others draw."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
 
 
 def _robust(guess: Tensor, truth: Tensor) -> Tensor:

@@ -42,13 +42,14 @@ class TrainingState:
         log.info("training goes on at step %d of phase %d", kept["step"], kept["phase"] + 1)
         return kept
 
-    def keep(self, phase: int, step: int, parts: dict[str, Any], rng: torch.Generator) -> None:
+    def keep(self, phase: int, step: int, parts: dict[str, Any], generators: dict[str, torch.Generator]) -> None:
         """Keep the run after `step` steps of `phase`: `parts` have a state_dict each."""
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._path.with_suffix(".part")
-        random: dict[str, Tensor] = {"own": rng.get_state(), "torch": torch.get_rng_state()}
+        random: dict[str, Tensor] = {name: g.get_state() for name, g in generators.items()}
+        random["torch"] = torch.get_rng_state()
         states = {name: part.state_dict() for name, part in parts.items()}
         torch.save(
             {"signature": self._signature, "phase": phase, "step": step, "random": random, "parts": states}, unfinished
@@ -61,9 +62,10 @@ class TrainingState:
             self._path.unlink(missing_ok=True)
 
 
-def restore(kept: dict[str, Any], parts: dict[str, Any], rng: torch.Generator) -> None:
+def restore(kept: dict[str, Any], parts: dict[str, Any], generators: dict[str, torch.Generator]) -> None:
     """Put what was kept back into its parts."""
     for name, part in parts.items():
         part.load_state_dict(kept["parts"][name])
-    rng.set_state(kept["random"]["own"])
+    for name, generator in generators.items():
+        generator.set_state(kept["random"][name])
     torch.set_rng_state(kept["random"]["torch"])

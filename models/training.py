@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import ranks
 from models.config import ModelConfig, TrainingConfig
 from models.objectives import Losses, MaskedPrediction, label_scale, losses
 from models.resume import TrainingState, restore
@@ -49,7 +50,8 @@ def train(
 
     `joint`: encoder, predictor and heads together. `decoupled`: the encoder by masked latent prediction in the first half of
     the steps; then, frozen, the predictor and the heads. Deterministic from `training.seed` on one machine. With `state`, a
-    file, a run that was killed goes on from there to the result it would have had. Raises `ModelError` when there is too
+    file, a run that was killed goes on from there to the result it would have had. Under `torchrun` the processes share each
+    batch and end with the same weights. Raises `ModelError` when there is too
     little to learn from.
     """
     hours = sum(len(r) for r in runs) * spec.sample_time_s / 3600
@@ -57,8 +59,14 @@ def train(
         raise ModelError(
             f"only {hours:.2f} plant-hours of training data", f"plant {spec.name}", "Record more, or run `excite`."
         )
+    _, processes = ranks.join()
+    if training.batch % processes:
+        raise ModelError(
+            f"a batch of {training.batch} cannot be shared by {processes} processes", "training", "Choose a multiple."
+        )
     torch.manual_seed(training.seed)
     rng = torch.Generator().manual_seed(training.seed)
+    sampler = torch.Generator().manual_seed(training.seed + 1)  # of its own: every process draws the same batches
     scale = channel_scale(spec, runs)
     data = WindowSet(runs, scale, config.window, config.horizon)
     held = WindowSet(validation, scale, config.window, config.horizon)
@@ -72,7 +80,9 @@ def train(
     for number, phase in enumerate(_phases(model, target, training, rng)):
         if kept is None or kept["phase"] <= number:
             here = kept if kept is not None and kept["phase"] == number else None
-            _run_phase(phase, number, spec, model, target, data, held, training, rng, done, report, saved, here)
+            _run_phase(
+                phase, number, spec, model, target, data, held, training, sampler, rng, done, report, saved, here
+            )
         done += phase.steps
     saved.forget()
     return model.eval()
@@ -106,7 +116,7 @@ def _phases(model: WorldModel, target: WorldModel, training: TrainingConfig, rng
 
 def _run_phase(
     phase: _Phase, number: int, spec: PlantSpec, model: WorldModel, target: WorldModel, data: WindowSet, held: WindowSet,
-    training: TrainingConfig, rng: torch.Generator, done: int, report: Report | None, saved: TrainingState,
+    training: TrainingConfig, sampler: torch.Generator, rng: torch.Generator, done: int, report: Report | None, saved: TrainingState,
     kept: dict[str, Any] | None,
 ) -> None:  # fmt: skip
     optimiser = torch.optim.AdamW(phase.parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
@@ -116,18 +126,20 @@ def _run_phase(
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / phase.steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    rank, processes = ranks.join()
     parts = {"model": model, "target": target, "extra": phase.extra, "optimiser": optimiser, "schedule": schedule}
     first = 0
     if kept is not None:
-        restore(kept, parts, rng)
+        restore(kept, parts, {"sampler": sampler, "own": rng})
         first = kept["step"]
     for step in range(first, phase.steps):
-        if step % _KEEP_EVERY == 0 and step > first:
-            saved.keep(number, step, parts, rng)
-        starts = data.draw(training.batch, training.steady_share, training.danger_share, rng)
-        loss = phase.objective(data, starts).total(training)
+        if step % _KEEP_EVERY == 0 and step > first and rank == 0:
+            saved.keep(number, step, parts, {"sampler": sampler, "own": rng})
+        starts = data.draw(training.batch, training.steady_share, training.danger_share, sampler)
+        loss = phase.objective(data, starts[rank::processes]).total(training)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.share(phase.parameters)
         norm = nn.utils.clip_grad_norm_(phase.parameters, 1.0)
         if not torch.isfinite(norm):
             raise ModelError(

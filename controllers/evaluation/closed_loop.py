@@ -21,14 +21,15 @@ Array = NDArray[np.float64]
 class Trajectories:
     """What happened to `batch` plants over `n` samples.
 
-    `true` output -> (batch x n+1); `peak` guardrail tag -> (batch x n) highest true value inside each interval;
+    `true` output -> (batch x n+1); `worst` guardrail name -> (batch x n) the true value of its tag nearest to
+    the limit, or farthest past it, inside each interval;
     `measured` (batch x n x n_measured), `dvs` (batch x n x n_dv), `applied` (batch x n x n_mv) as the controller saw them;
     `moves` (batch x n x n_mv); `fallback` (batch x n x n_guardrail) true worst value if the fallback took over at that
     sample (NaN when not labelled); `solve_s` (n,); `status` one tuple a sample; `targets` (batch x n x n_target).
     """
 
     true: dict[str, Array]
-    peak: dict[str, Array]
+    worst: dict[str, Array]
     measured: Array
     dvs: Array
     applied: Array
@@ -44,7 +45,7 @@ class Trajectories:
         over = np.zeros((self.moves.shape[0], self.moves.shape[1]), bool)
         for g in spec.guardrails:
             if g.rank == 1:
-                over |= g.sign * (self.peak[g.tag] - g.limit) > 0
+                over |= g.sign * (self.worst[g.name] - g.limit) > 0
         length = np.where(over.any(axis=1), over.argmax(axis=1) + 1, self.moves.shape[1])
         return [
             Run("control", 0.0, self.measured[i, :n], self.dvs[i, :n], self.applied[i, :n], self.fallback[i, :n])
@@ -68,7 +69,7 @@ def close_loop(
     """Run `controller` on `plant` for as many samples as there are targets.
 
     `targets` (n x n_target, or batch x n x n_target): the target during the interval that follows each sample. With `preview` the controller sees
-    those ahead, otherwise only the present one. `first_move` (n_mv) was in force before the start. `hide_dvs` shows
+    those ahead, otherwise only the present one. `first_move` (n_mv, or batch x n_mv) was in force before the start. `hide_dvs` shows
     the usual value of every DV instead of its reading.
     """
     spec = plant.spec
@@ -76,10 +77,10 @@ def close_loop(
     n, h = targets.shape[1], controller.horizon
     names = plant.simulator.names.y
     true = {name: np.empty((plant.batch, n + 1)) for name in names}
-    peak = {g.tag: np.empty((plant.batch, n)) for g in spec.guardrails}
+    worst = {g.name: np.empty((plant.batch, n)) for g in spec.guardrails}
     rows: dict[str, list[Array]] = {"measured": [], "dvs": [], "applied": [], "moves": [], "fallback": []}
     solve, status = np.empty(n), []
-    applied = np.tile(first_move, (plant.batch, 1)).astype(float)
+    applied = np.array(np.broadcast_to(first_move, plant.moves.shape), float)
     safe = np.array([t.move.safe for t in spec.mvs if t.move])
     usual = np.array([[t.nominal for t in spec.dvs]])
     controller.reset()
@@ -104,18 +105,19 @@ def close_loop(
                     label[:, i] = plant.fallback_peak(g.tag, safe, g.limit + 50.0)
         for name, value in zip(rows, (observation.measured, dvs, applied, decision.moves, label), strict=True):
             rows[name].append(np.array(value))
-        tops = {tag: plant.true_outputs()[tag].copy() for tag in peak}
+        inside = {g.name: [plant.true_outputs()[g.tag]] for g in spec.guardrails}
         for _ in range(scans):
             plant.advance(decision.moves, spec.sample_time_s / scans)
-            for tag, top in tops.items():
-                np.maximum(top, plant.true_outputs()[tag], out=top)
-        for tag, top in tops.items():
-            peak[tag][:, k] = top
+            now = plant.true_outputs()
+            for g in spec.guardrails:
+                inside[g.name].append(now[g.tag])
+        for g in spec.guardrails:
+            worst[g.name][:, k] = g.sign * np.max([g.sign * v for v in inside[g.name]], axis=0)
         applied = np.array(decision.moves)
     for name, value in plant.true_outputs().items():
         true[name][:, n] = value
     stacked = {name: np.stack(value, 1) for name, value in rows.items()}
-    return Trajectories(true=true, peak=peak, **stacked, solve_s=solve, status=status, targets=targets)
+    return Trajectories(true=true, worst=worst, **stacked, solve_s=solve, status=status, targets=targets)
 
 
 def run_scenario(
@@ -134,7 +136,7 @@ def run_scenario(
                 targets[:, k, i] = np.where(np.isfinite(value), value, targets[:, k, i])
     low, high = limits_of(spec)
     return close_loop(
-        controller, plant, targets, preview=preview, move_low=low, move_high=high, first_move=plant.moves[0],
+        controller, plant, targets, preview=preview, move_low=low, move_high=high, first_move=plant.moves,
         label_fallback=label_fallback, scans=round(spec.sample_time_s / spec.scan_time_s),
     )  # fmt: skip
 

@@ -93,7 +93,7 @@ def violations(
     the last disturbance before the violation would have stayed inside. A disturbance happens at a sample and is seen in
     that sample's reading."""
     i, guard = next((i, g) for i, g in enumerate(spec.guardrails) if g.rank == 1)
-    over = guard.sign * (runs.peak[guard.tag] - guard.limit) > 0
+    over = guard.sign * (runs.worst[guard.name] - guard.limit) > 0
     broke = np.asarray(over.any(axis=1))
     first = over.argmax(1)
     avoidable = np.zeros_like(broke)

@@ -40,7 +40,7 @@ def test_a_target_beyond_the_operating_limit_is_approached_and_the_limit_held() 
     settled = runs.true["AI101"][:, 1:]
     np.testing.assert_allclose(settled[:, 15:25].mean(1), 0.90, atol=0.004)
     assert (settled[:, 40:].mean(1) < 0.845).all(), "it must move towards 0.82"
-    assert runs.peak["TI101"].max() < 330.5
+    assert runs.worst["high_temperature"].max() < 330.5
     assert not {s for sample in runs.status for s in sample} & {Status.INFEASIBLE, Status.DEADLINE}
 
 

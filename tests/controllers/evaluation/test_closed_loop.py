@@ -111,8 +111,8 @@ def test_peak_sees_between_the_samples(bare: PlantSpec) -> None:
     plant = SimulatedPlant(bare, 0, 1, noise=0.0, x0=np.array([[0.85, 345.0]]))
     runs = loop(bare, Fixed(np.full((6, 1), 310.0)), np.full((6, 1), 0.87), plant=plant)
     ends = np.maximum(runs.true["T"][:, :-1], runs.true["T"][:, 1:])
-    assert (runs.peak["T"] >= ends).all()
-    assert runs.peak["T"].max() > ends.max() + 1.0
+    assert (runs.worst["high_temperature"] >= ends).all()
+    assert runs.worst["high_temperature"].max() > ends.max() + 1.0
 
 
 def test_fallback_is_labelled_on_request(bare: PlantSpec) -> None:
@@ -128,7 +128,7 @@ def test_runs_are_cut_where_the_plant_trips(bare: PlantSpec) -> None:
     plant = SimulatedPlant(bare, 0, 2, noise=0.0, x0=np.array([[0.877, 324.5], [0.85, 340.0]]))
     runs = loop(bare, Fixed(np.full((8, 2), 300.0)), np.full((8, 1), 0.87), plant=plant, label_fallback=True)
     calm, lost = runs.runs(bare)
-    over = runs.peak["T"][1] > 350.0
+    over = runs.worst["high_temperature"][1] > 350.0
     assert over.any()
     assert len(calm) == 8
     assert len(lost) == over.argmax() + 1

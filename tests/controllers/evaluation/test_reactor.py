@@ -36,7 +36,7 @@ def trajectories(peak: np.ndarray, fallback: np.ndarray) -> Trajectories:
     runs, n = peak.shape
     empty = np.zeros((runs, n, 1))
     return Trajectories(
-        true={}, peak={"T": peak}, measured=empty, dvs=empty, applied=empty, moves=empty, fallback=fallback[..., None],
+        true={}, worst={"high_temperature": peak}, measured=empty, dvs=empty, applied=empty, moves=empty, fallback=fallback[..., None],
         solve_s=np.zeros(n), status=[(Status.FEASIBLE,) * runs] * n, targets=empty,
     )  # fmt: skip
 
@@ -87,7 +87,6 @@ def test_only_the_first_rank_counts() -> None:
     assert [g.rank for g in dressed.guardrails] == [1, 2]
     peak = np.full((1, SAMPLES), 340.0)  # above the operating limit, below the trip
     runs = trajectories(peak, np.full((1, SAMPLES), 345.0))
-    runs.peak["TI101"] = runs.peak.pop("T")
     broke, _ = violations(dressed, runs, scenario_of(np.full((SAMPLES, 1), 350.0)))
     assert not broke.any()
 
