@@ -150,11 +150,13 @@ def _card(spec: PlantSpec, facts: dict[str, Any], margins: torch.Tensor) -> str:
     steps = [0, len(margins) // 2, len(margins) - 1]
     kept = "\n".join(f"| {k + 1} | " + " | ".join(f"{v:.2f}" for v in margins[k].tolist()) + " |" for k in steps)
     names = [g.name for g in spec.guardrails] + [f"{g.name} (fallback)" for g in spec.guardrails if g.fallback_tag]
-    policy = " and ".join(
+    limits = " and ".join(
         f"{g.recording_limit:g} {spec.tag(g.tag).unit} on {g.tag}"
         for g in spec.guardrails
         if g.recording_limit is not None
     )
+    beyond = "What lies beyond was only ever simulated, and is counted above as incidents."
+    policy = f" It never passes\n{limits}. {beyond}" if limits else ""
     suspect = "; ".join(facts["suspect"]) if facts["suspect"] else "no"
     return f"""# World model of {spec.name}
 
@@ -163,8 +165,7 @@ Made by `{facts["command"]}` on {facts["date"]} (revision {facts["revision"]}, t
 {facts["runs"]["validation"]} for validation, {facts["runs"]["calibration"]} for calibration, {facts["runs"]["test"]}
 for the figures below; margins come from {facts["calibration_runs"]} held-out and executed runs.
 
-Policy: recorded excitation runs under the plant's regulatory layer with its interlocks armed and never passes
-{policy or "any guardrail"}. What lies beyond was only ever simulated, and is counted above as incidents.
+Policy: recorded excitation runs under the plant's regulatory layer with its interlocks armed.{policy}
 
 Suspect: {suspect}. Seed {facts["training"]["seed"]}, {facts["parameters"]} parameters.
 
