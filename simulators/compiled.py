@@ -46,6 +46,7 @@ _UNARY = {
     ca.OP_NOT: "({0} == 0.0 ? 1.0 : 0.0)", ca.OP_TANH: "(1.0 - 2.0 / (exp(2.0 * {0}) + 1.0))",
 }  # fmt: skip
 _HEAD = """
+typedef long long int64;
 %(simd)s double exp(double);
 %(simd)s double log(double);
 %(simd)s double pow(double, double);
@@ -82,12 +83,12 @@ static void follow(States X, U_ U, D_ D, P_ P, V_ V, double ceiling, double *ove
   }
 }
 
-static void fixed(States X, U_ U, D_ D, P_ P, V_ V, double span, long steps, double *over, double ceiling, double *top)
+static void fixed(States X, U_ U, D_ D, P_ P, V_ V, double span, int64 steps, double *over, double ceiling, double *top)
 {
   const double h = span / steps;
   double K[NX][B], S[NX][B], Y[NX][B], all[B];
   for (int l = 0; l < B; l++) all[l] = 1.0;
-  for (long step = 0; step < steps; step++) {
+  for (int64 step = 0; step < steps; step++) {
     flow(X, U, D, P, V, K);
     for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) {
       S[i][l] = K[i][l]; Y[i][l] = X[i][l] + 0.5 * h * K[i][l]; }
@@ -156,13 +157,13 @@ static void adaptive(States X, U_ U, D_ D, P_ P, V_ V, double span, double *over
   }
 }
 
-void outputs(long n, double *y, const double *x, const double *u, const double *d, const double *p)
+void outputs(int64 n, double *y, const double *x, const double *u, const double *d, const double *p)
 {
-  for (long start = 0; start < n; start += B) {
-    const long width = n - start < B ? n - start : B;
+  for (int64 start = 0; start < n; start += B) {
+    const int64 width = n - start < B ? n - start : B;
     double X[NX][B], U[NU][B], D[ND][B], P[NP][B], V[NV][B], Y[NY][B];
-    for (long l = 0; l < B; l++) {
-      const long m = start + (l < width ? l : width - 1);
+    for (int64 l = 0; l < B; l++) {
+      const int64 m = start + (l < width ? l : width - 1);
       for (int i = 0; i < NX; i++) X[i][l] = x[m * NX + i];
       for (int i = 0; i < NU; i++) U[i][l] = u[m * NU + i];
       for (int i = 0; i < ND; i++) D[i][l] = d[m * ND + i];
@@ -170,18 +171,18 @@ void outputs(long n, double *y, const double *x, const double *u, const double *
     }
     prepare(U, D, P, V);
     read(X, U, D, P, V, Y);
-    for (long l = 0; l < width; l++) for (int i = 0; i < NY; i++) y[(start + l) * NY + i] = Y[i][l];
+    for (int64 l = 0; l < width; l++) for (int i = 0; i < NY; i++) y[(start + l) * NY + i] = Y[i][l];
   }
 }
 
-void advance(long n, long ticks, long steps, double span, double *x, const double *u, const double *d, const double *p,
-             long *ended, double ceiling, double *top)
+void advance(int64 n, int64 ticks, int64 steps, double span, double *x, const double *u, const double *d, const double *p,
+             int64 *ended, double ceiling, double *top)
 {
-  for (long start = 0; start < n; start += B) {
-    const long width = n - start < B ? n - start : B;
+  for (int64 start = 0; start < n; start += B) {
+    const int64 width = n - start < B ? n - start : B;
     double X[NX][B], Y[NX][B], U[NU][B], D[ND][B], P[NP][B], V[NV][B], T[B], over[B];
-    for (long l = 0; l < B; l++) {  /* a short block is filled up with its last member */
-      const long m = start + (l < width ? l : width - 1);
+    for (int64 l = 0; l < B; l++) {  /* a short block is filled up with its last member */
+      const int64 m = start + (l < width ? l : width - 1);
       for (int i = 0; i < NX; i++) X[i][l] = x[m * NX + i];
       for (int i = 0; i < NU; i++) U[i][l] = u[m * NU + i];
       for (int i = 0; i < ND; i++) D[i][l] = d[m * ND + i];
@@ -190,7 +191,7 @@ void advance(long n, long ticks, long steps, double span, double *x, const doubl
       T[l] = WATCHES ? top[m] : 0.0;
     }
     prepare(U, D, P, V);
-    for (long tick = 0; tick < ticks; tick++) {
+    for (int64 tick = 0; tick < ticks; tick++) {
       if (JUMPS) {
         jump(X, U, D, P, V, Y);
         for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = over[l] == 0.0 ? Y[i][l] : X[i][l];
@@ -198,9 +199,9 @@ void advance(long n, long ticks, long steps, double span, double *x, const doubl
       if (ADAPTS) adaptive(X, U, D, P, V, span, over, ceiling, T);
       else fixed(X, U, D, P, V, span, steps, over, ceiling, T);
     }
-    for (long l = 0; l < width; l++) {
+    for (int64 l = 0; l < width; l++) {
       for (int i = 0; i < NX; i++) x[(start + l) * NX + i] = X[i][l];
-      ended[start + l] = (long)over[l];
+      ended[start + l] = (int64)over[l];
       if (WATCHES) top[start + l] = T[l];
     }
   }
@@ -225,8 +226,8 @@ class Kernel:
         library, pointer = ctypes.CDLL(str(_build(source))), ctypes.c_void_p
         self._advance, self._outputs = library.advance, library.outputs
         self._advance.restype = self._outputs.restype = None
-        self._outputs.argtypes = [ctypes.c_long, *[pointer] * 5]
-        self._advance.argtypes = [ctypes.c_long] * 3 + [ctypes.c_double] + [pointer] * 5 + [ctypes.c_double, pointer]
+        self._outputs.argtypes = [ctypes.c_int64, *[pointer] * 5]
+        self._advance.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_double] + [pointer] * 5 + [ctypes.c_double, pointer]
         self._sizes = tuple(map(len, (simulator.names.x, simulator.names.u, simulator.names.d, simulator.names.p)))
 
     def advance(
@@ -310,29 +311,22 @@ def write_source(simulator: Simulator, watch: str | None = None) -> tuple[str, l
         "flow": [ca.SX(v) for v in simulator.derivative(x, u, d, p, xp)],
         "jump": jumped,
         "envelope": [ca.SX(v) for v in margins.values()] or [ca.SX(1.0)],
+        "read": [ca.SX(v) for v in simulator.outputs(x, u, d, p, xp)],
     }
-    bodies["read"] = [ca.SX(v) for v in simulator.outputs(x, u, d, p, xp)]
     if watch is not None:
         bodies["watch"] = [bodies["read"][names.y.index(watch)]]
     writer = _Writer(symbols, list(groups))
     functions = [writer.function(name, outputs) for name, outputs in bodies.items()]
-    sizes = {f"N{k}": max(len(v), 1) for k, v in groups.items()}
-    sizes |= {
-        "NV": max(len(writer.prepared), 1),
-        "NY": len(names.y),
-        "NG": max(len(margins), 1),
-        "ENDS": len(margins),
-        "JUMPS": int(jumps),
-    }
-    sizes |= {"WATCHES": int(watch is not None), "ADAPTS": int(simulator.rtol is not None)}
-    sizes |= {"RTOL": simulator.rtol or 1.0, "ATOL": (simulator.rtol or 1.0) * ATOL_SHARE}
-    sizes["B"] = 64 if len(names.x) <= 8 else 16  # vectors wide enough, and one plant alone does not pay for many
+    rtol = simulator.rtol or 1.0
+    sizes = {f"N{k}": max(len(v), 1) for k, v in groups.items()} | {
+        "NV": max(len(writer.prepared), 1), "NY": len(names.y), "NG": max(len(margins), 1), "ENDS": len(margins),
+        "JUMPS": int(jumps), "WATCHES": int(watch is not None), "ADAPTS": int(simulator.rtol is not None),
+        "RTOL": rtol, "ATOL": rtol * ATOL_SHARE,
+        "B": 64 if len(names.x) <= 8 else 16,  # vectors wide enough, and one plant alone does not pay for many
+    }  # fmt: skip
     defines = "\n".join(f"#define {k} {v}" for k, v in sizes.items())
-    idle = (
-        ""
-        if watch is not None
-        else f"static void watch({_Writer.ARGUMENTS}, const double V[NV][B], double R[][B]) {{}}"
-    )
+    nobody = f"static void watch({_Writer.ARGUMENTS}, const double V[NV][B], double R[][B]) {{}}"
+    idle = nobody if watch is None else ""
     source = "\n".join([_HEAD, defines, writer.prepare(), *functions, idle, _STEPS])
     return source, [*margins, "a state that is not finite"]
 
