@@ -123,16 +123,19 @@ def probes(report: Report, results: Results) -> None:
     for plant, rows in results.items():
         observer = rows["persistence"][0]["observer"]
         shown = {name: facts for name, facts in rows.items() if "probe" in facts[0]}
-        body, least = [], 1.0
+        body, least = [], []
         for state, known in observer.items():
             if not np.isfinite(known):
                 continue
             r2 = {name: float(np.mean([f["probe"][state] for f in facts])) for name, facts in shown.items()}
             body.append([state, known, *r2.values()])
             if known >= PROBE:
-                least = min(least, r2[DEFAULT])
+                least.append(r2[DEFAULT])
         report.table(f"{plant}: linear probe R2 of true states, held-out runs", ["state", "observer", *shown], body)
-        report.bar(f"{plant}: least probe R2 of a state the observer recovers", least, PROBE, at_least=True)
+        if least:
+            report.bar(f"{plant}: least probe R2 of a state the observer recovers", min(least), PROBE, at_least=True)
+        else:
+            report.note(f"{plant}: the observer recovers no state to R2 {PROBE}, so there is no bar for the probe.")
 
 
 def modes(report: Report, results: Results) -> None:
