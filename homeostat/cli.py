@@ -232,7 +232,7 @@ def train(
         bool, typer.Option("--show-config", help="Print the merged configuration and stop.")
     ] = False,
 ) -> None:
-    """Train a world model from the historian, calibrate its guardrails, and write a checkpoint with its card."""
+    """Train a world model from the historian, calibrate its guardrails, and write a checkpoint with its card and a report."""
     import yaml
 
     from homeostat.train_config import TrainFile
@@ -268,6 +268,7 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings) -> None:
         return
     d = trained.checkpoint.facts["diagnostics"]
     err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}, action gain {d['action_gain']:.1f}")
+    err.print(f"report: {target / 'report.html'}", soft_wrap=True)
     if trained.suspect:
         err.print(f"[bold]SUSPECT[/bold]: {'; '.join(trained.suspect)}. Do not close a loop with this model.")
         raise typer.Exit(1)

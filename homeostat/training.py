@@ -17,6 +17,8 @@ from controllers.evaluation.executed import executed_runs
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
 from historian import Historian
+from homeostat.train_report import History
+from homeostat.train_report import write as write_report
 from models import ranks
 from models.calibration import Calibration, calibrate
 from models.checkpoint import Checkpoint, save
@@ -61,9 +63,15 @@ def train_plant(
     runs = load_runs(historian, spec)
     _enforce_policy(spec, runs)
     parts = split_runs(runs, training.validation_share, training.calibration_share, training.seed)
-    began = time.perf_counter()
+    began, history = time.perf_counter(), History()
+
+    def reported(step: int, steps: int, terms: dict[str, float]) -> None:
+        history.add(step, terms)
+        if report:
+            report(step, steps, terms)
+
     stage("training")
-    world = train(spec, parts.training, parts.validation, model, training, report, out / "training.state")
+    world = train(spec, parts.training, parts.validation, model, training, reported, out / "training.state")
     seconds = time.perf_counter() - began
     rank, _ = ranks.join()
     ranks.leave()
@@ -78,6 +86,8 @@ def train_plant(
     suspect = suspicions(facts["diagnostics"], len(spec.measured))
     facts["suspect"] = suspect
     save(out, world, calibration, facts, _card(spec, facts, calibration.margins))
+    stage("writing the report")
+    write_report(out / "report.html", world, calibration, parts.test, facts, history)
     return Trained(Checkpoint(world, calibration, facts), suspect)
 
 

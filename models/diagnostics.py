@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,30 +15,44 @@ from models.world_model import WorldModel
 
 def effective_rank(z: Tensor) -> float:
     """exp of the entropy of the covariance spectrum of z (samples x latent): how many directions are used."""
-    spectrum = torch.linalg.eigvalsh(torch.cov(z.T)).clamp(min=0)
-    share = spectrum / spectrum.sum().clamp(min=1e-12)
+    values = spectrum(z)
+    share = values / values.sum().clamp(min=1e-12)
     return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
 
 
 def participation_ratio(z: Tensor) -> float:
     """(sum of eigenvalues)^2 / sum of their squares, of the covariance of z (samples x latent)."""
-    spectrum = torch.linalg.eigvalsh(torch.cov(z.T)).clamp(min=0)
-    return float(spectrum.sum() ** 2 / spectrum.square().sum().clamp(min=1e-12))
+    values = spectrum(z)
+    return float(values.sum() ** 2 / values.square().sum().clamp(min=1e-12))
 
 
-def diagnose(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = (1, 5, 15)) -> dict[str, float]:
-    """Diagnostics on held-out `runs`: effective_rank, participation_ratio, least and median latent std, sigreg (a
-    Gaussian reads 1.05), inverse R^2, action gain (error with shuffled moves over error with the real ones), and the
-    k-step error of each tag as a share of its standard deviation (`nrmse_TAG_k`), moves and disturbances as they were."""
-    horizon = max(steps)
+@dataclass(frozen=True)
+class Rollouts:
+    """Roll-outs on held-out runs: latents `z` (samples x latent) at their starts, and normalised read-outs along them with
+    the moves that were made (`real`), with another sample's (`shuffled`), and the truth: samples x horizon x n_measured,
+    NaN where nobody knows. `inverse_r2`: how much of a move is told from the latents around it."""
+
+    z: Tensor
+    real: Tensor
+    shuffled: Tensor
+    truth: Tensor
+    inverse_r2: float
+
+    def nrmse(self, guess: Tensor) -> Tensor:
+        """Error of `guess` as a share of each tag's standard deviation (horizon x n_measured)."""
+        spread = torch.stack([_std(self.truth[:, k]) for k in range(self.truth.shape[1])]).clamp(min=1e-9)
+        return (guess - self.truth).square().nanmean(0).sqrt() / spread
+
+
+def roll_outs(model: WorldModel, runs: Sequence[Run], horizon: int) -> Rollouts:
+    """Roll `model` over `horizon` samples from every sample of `runs` that is followed by as many with known moves."""
     scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
     data = WindowSet(runs, scale, model.config.window, horizon, shortest=horizon)
     nm, nd = data.n_measured, data.n_dv
     index, _ = data.sequence(data.starts)
     known = data.mask[index][:, 1:, nm + nd :].amin(-1).amin(-1) > 0
     index = index[known]
-    rng = torch.Generator().manual_seed(0)
-    rows = data.rows[index]
+    rows, there = data.rows[index], data.mask[index][:, 1:, :nm] > 0
     y, d, u = rows[..., :nm], rows[..., nm : nm + nd], rows[..., nm + nd :]
     with torch.inference_mode():
         z = model.encode_normalised(*data.gather(index[:, 0]))
@@ -46,27 +61,46 @@ def diagnose(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = (1, 
         mask[:, -1, nm + nd :] = 0.0
         guess = model.inverse_head(torch.cat([z, model.encode_normalised(values, mask)], -1))
         unexplained = (guess - u[:, 1]).square().mean() / u[:, 1].var().clamp(min=1e-9)
-        shuffled = u[torch.randperm(len(u), generator=rng)]
-        out = {
-            "effective_rank": effective_rank(z),
-            "participation_ratio": participation_ratio(z),
-            "least_std": float(z.std(0).min()),
-            "median_std": float(z.std(0).median()),
-            "sigreg": float(sigreg(z[torch.randperm(len(z), generator=rng)[:2048]], 256, rng)),
-            "inverse_r2": float(1 - unexplained),
-        }
-        real, wrong = z, z
-        for k in range(1, horizon + 1):
-            real = model.advance_normalised(real, u[:, k], d[:, k - 1])
-            wrong = model.advance_normalised(wrong, shuffled[:, k], d[:, k - 1])
-            if k in steps:
-                error = (model.read_out_head(real) - y[:, k]).square().nanmean(0).sqrt()
-                for i, tag in enumerate(model.spec.measured):
-                    out[f"nrmse_{tag.name}_{k}"] = float(error[i] / y[:, k, i].std().clamp(min=1e-9))
-                if k == min(5, horizon):
-                    other = (model.read_out_head(wrong) - y[:, k]).square().nanmean().sqrt()
-                    out["action_gain"] = float(other / error.square().mean().sqrt())
-    return out
+        shuffled = u[torch.randperm(len(u), generator=torch.Generator().manual_seed(0))]
+        both = []
+        for moves in (u, shuffled):
+            rolled, outs = z, []
+            for k in range(1, horizon + 1):
+                rolled = model.advance_normalised(rolled, moves[:, k], d[:, k - 1])
+                outs.append(model.read_out_head(rolled))
+            both.append(torch.stack(outs, 1))
+    truth = torch.where(there, y[:, 1:], torch.nan)
+    return Rollouts(z, both[0], both[1], truth, float(1 - unexplained))
+
+
+def diagnose(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = (1, 5, 15)) -> dict[str, float]:
+    """Diagnostics on held-out `runs`: effective_rank, participation_ratio, least and median latent std, sigreg (a
+    Gaussian reads 1.05), inverse R^2, action gain (five steps ahead, error with another sample's moves over error with the
+    real ones), and the k-step error of each tag as a share of its standard deviation (`nrmse_TAG_k`)."""
+    rolled = roll_outs(model, runs, max(steps))
+    rng, z = torch.Generator().manual_seed(0), rolled.z
+    real = rolled.nrmse(rolled.real)
+    five = min(5, max(steps)) - 1
+    gain = [(g[:, five] - rolled.truth[:, five]).square().nanmean() for g in (rolled.shuffled, rolled.real)]
+    return {
+        "effective_rank": effective_rank(z),
+        "participation_ratio": participation_ratio(z),
+        "least_std": float(z.std(0).min()),
+        "median_std": float(z.std(0).median()),
+        "sigreg": float(sigreg(z[torch.randperm(len(z), generator=rng)[:2048]], 256, rng)),
+        "inverse_r2": rolled.inverse_r2,
+        "action_gain": float((gain[0] / gain[1].clamp(min=1e-12)).sqrt()),
+    } | {f"nrmse_{tag.name}_{k}": float(real[k - 1, i]) for k in steps for i, tag in enumerate(model.spec.measured)}
+
+
+def spectrum(z: Tensor) -> Tensor:
+    """Eigenvalues (latent,) of the covariance of z (samples x latent), the largest first."""
+    return torch.linalg.eigvalsh(torch.cov(z.T)).clamp(min=0).flip(0)
+
+
+def _std(values: Tensor) -> Tensor:
+    """Standard deviation along the first axis without NaN."""
+    return (values - values.nanmean(0)).square().nanmean(0).sqrt()
 
 
 def suspicions(facts: dict[str, float], n_states: int) -> list[str]:

@@ -1,0 +1,165 @@
+"""What a training run looked like: one HTML page beside the checkpoint, pictures inside, nothing to fetch."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from models.calibration import Calibration, errors_on
+from models.diagnostics import Rollouts, roll_outs, spectrum
+from models.windows import Run
+from models.world_model import WorldModel
+
+_FAULT_SIGMAS = (3.0, 10.0)
+
+
+@dataclass
+class History:
+    """Losses on validation runs as training went: step -> terms."""
+
+    steps: list[int] = field(default_factory=list)
+    terms: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, step: int, terms: dict[str, float]) -> None:
+        """One report of the training."""
+        self.steps.append(step)
+        self.terms.append(terms)
+
+
+def write(
+    path: Path,
+    model: WorldModel,
+    calibration: Calibration,
+    runs: Sequence[Run],
+    facts: dict[str, Any],
+    history: History,
+) -> None:
+    """Write the page for `model` to `path`; every figure is on the held-out `runs`, `facts` as in the checkpoint."""
+    horizon = min(30, max(1, min(len(r) for r in runs) - 2))
+    rolled = roll_outs(model, runs, horizon)
+    figures = [
+        ("Losses on validation runs, each before its weight", _losses(history)),
+        ("Latent spectrum: how many directions carry something", _spectrum(rolled)),
+        ("Error k samples ahead, as a share of each tag's standard deviation", _k_step(model, rolled)),
+        ("Action gain: error with another sample's moves over error with the real ones", _gain(rolled)),
+    ]
+    if model.spec.guardrails:
+        figures.append(
+            ("Calibration: share of held-out stretches inside the margin, by step", _coverage(model, calibration, runs))
+        )
+    figures.append(
+        ("Surprise one sample ahead: normal, and with one sensor at fault", _surprise(model, calibration, runs))
+    )
+    suspect = "; ".join(facts["suspect"]) if facts["suspect"] else ""
+    verdict = f"<p class=bad>SUSPECT: {html.escape(suspect)}</p>" if suspect else "<p class=good>Not suspect.</p>"
+    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:g}</td></tr>" for k, v in facts["diagnostics"].items())
+    body = "".join(f"<section><h2>{html.escape(title)}</h2>{svg}</section>" for title, svg in figures)
+    path.write_text(
+        f"""<!doctype html><html lang=en><meta charset=utf-8><title>World model of {html.escape(model.spec.name)}</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;color:#1b2a3a}}h2{{font-size:1rem}}
+table{{border-collapse:collapse;columns:2}}td{{padding:.1rem .8rem;border-bottom:1px solid #ddd}}svg{{width:100%;height:auto}}
+.bad{{color:#c0392b;font-weight:bold}}.good{{color:#2e8b57}}</style>
+<h1>World model of {html.escape(model.spec.name)}</h1><p>Made by <code>{html.escape(facts["command"])}</code>, revision
+{html.escape(facts["revision"])}, {html.escape(facts["date"])}, {facts["seconds"]:g} s of training.
+Everything below was measured on runs that were neither trained nor calibrated on.</p>{verdict}{body}<table>{rows}</table></html>
+""",
+        encoding="utf-8",
+    )
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(out, format="svg")
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _axes(height: float = 2.8) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8.5, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, lw=0.5)
+    return figure, axes
+
+
+def _losses(history: History) -> str:
+    figure, axes = _axes()
+    for name in history.terms[0] if history.terms else ():
+        values = [max(t[name], 1e-9) for t in history.terms]
+        if max(values) > 1e-8:
+            axes.plot(history.steps, values, lw=1.2, label=name)
+    axes.set(xlabel="step", yscale="log")
+    axes.legend(fontsize=8, ncols=3)
+    return _svg(figure)
+
+
+def _spectrum(rolled: Rollouts) -> str:
+    figure, axes = _axes()
+    values = spectrum(rolled.z)
+    axes.bar(range(1, len(values) + 1), (values / values.sum()).tolist(), color="#2c6fbb")
+    axes.set(xlabel="direction", ylabel="share of variance", yscale="log")
+    return _svg(figure)
+
+
+def _k_step(model: WorldModel, rolled: Rollouts) -> str:
+    figure, axes = _axes(3.2)
+    steps = range(1, rolled.truth.shape[1] + 1)
+    for tag, values in zip(model.spec.measured, rolled.nrmse(rolled.real).T.tolist(), strict=True):
+        axes.plot(steps, values, lw=1.3, label=tag.name)
+    axes.axvline(model.config.horizon, color="#7f8c8d", lw=0.8, ls="--")
+    axes.set(xlabel="samples ahead (dashed: the horizon it was trained to)", ylabel="NRMSE", ylim=(0, None))
+    axes.legend(fontsize=8, ncols=4)
+    return _svg(figure)
+
+
+def _gain(rolled: Rollouts) -> str:
+    figure, axes = _axes()
+    error = [(g - rolled.truth).square().nanmean((0, 2)).sqrt() for g in (rolled.shuffled, rolled.real)]
+    axes.plot(range(1, len(error[0]) + 1), (error[0] / error[1].clamp(min=1e-9)).tolist(), color="#8e5ea2")
+    axes.axhline(1.0, color="#c0392b", lw=0.8)
+    axes.set(xlabel="samples ahead (red: the moves do not matter)", ylim=(0, None))
+    return _svg(figure)
+
+
+def _coverage(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) -> str:
+    horizon = len(calibration.margins)
+    usual = [r for r in runs if r.kind != "incident"] or list(runs)
+    optimism = errors_on(model, usual, horizon).optimism
+    figure, axes = _axes()
+    for i, rail in enumerate(model.spec.guardrails):
+        known = torch.isfinite(optimism[..., i])
+        inside = ((optimism[..., i] <= calibration.margins[:, i]) & known).sum(0) / known.sum(0).clamp(min=1)
+        axes.plot(range(1, horizon + 1), inside.tolist(), lw=1.3, label=rail.name)
+    axes.axhline(calibration.level, color="#c0392b", lw=0.8)
+    axes.set(xlabel="samples ahead (red: promised, for plans that are executed, all steps at once)", ylim=(0.9, 1.003))
+    axes.legend(fontsize=8, ncols=3)
+    return _svg(figure)
+
+
+def _surprise(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) -> str:
+    usual = [r for r in runs if r.kind != "incident"] or list(runs)
+    rolled = roll_outs(model, usual, 1)
+    error = (rolled.truth - rolled.real)[:, 0] * model.channel_std[: model.n_measured]
+    error = error[torch.isfinite(error).all(-1)]
+    figure, axes = _axes()
+    kinds = [("normal", error)]
+    for sigmas in _FAULT_SIGMAS:
+        noise = torch.tensor([max(t.noise, 1e-9) for t in model.spec.measured])
+        faulty = [error + sigmas * noise * torch.eye(len(noise))[i] for i in range(len(noise))]
+        kinds.append((f"one sensor {sigmas:g} sigma off", torch.cat(faulty)))
+    for name, values in kinds:
+        surprise = calibration.surprise(values.to(torch.float32)).clamp(max=5.0).sort().values
+        axes.plot(surprise.tolist(), torch.linspace(0, 1, len(surprise)).tolist(), lw=1.3, label=name)
+    axes.axvline(1.0, color="#c0392b", lw=0.8)
+    axes.set(xlabel="surprise (red: the threshold)", ylabel="share of samples below", xlim=(0, 5))
+    axes.legend(fontsize=8)
+    return _svg(figure)
