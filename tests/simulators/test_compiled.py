@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -195,7 +196,8 @@ def test_without_a_compiler_the_numpy_stepper_takes_over(
     stepping.stepper_of.cache_clear()
     stepping.peak_of.cache_clear()
     try:
-        plant = SimulatedPlant(load_spec("reactor"), noise=0.0)
+        with caplog.at_level(logging.WARNING, logger="simulators.stepping"):
+            plant = SimulatedPlant(load_spec("reactor"), noise=0.0)
         assert isinstance(stepping.stepper_of(DressedReactor), ErrorControlled)
         assert "no C compiler" in caplog.text
         plant.advance(np.array([[305.0]]), 26.0)
