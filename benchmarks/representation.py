@@ -146,7 +146,8 @@ def ours_short(runs: Sequence[Array], _seed: int) -> Score:
 
 
 def latents(steps: int) -> Detector:
-    """The library's score on the latents of an MLP JEPA trained on whitened windows."""
+    """The library's score on the latents of an MLP JEPA trained on whitened windows; trained once for the same runs."""
+    trained: dict[tuple[int, ...], Score] = {}
 
     def fit(runs: Sequence[Array], seed: int) -> Score:
         white = Whitening.fit(np.concatenate(runs))
@@ -161,14 +162,20 @@ def latents(steps: int) -> Detector:
         surprise = Surprise.fit([encode(r) for r in runs], SurpriseConfig(shrinkage=0.01, ridge=5.0))
         return lambda run: surprise.residual(encode(run))
 
-    return fit
+    def once(runs: Sequence[Array], seed: int) -> Score:
+        key = (seed, *map(id, runs))
+        if key not in trained:
+            trained[key] = fit(runs, seed)
+        return trained[key]
+
+    return once
 
 
-def ours_and_latents(steps: int) -> Detector:
-    """The larger of `ours` and `latents`."""
+def larger(one: Detector, other: Detector) -> Detector:
+    """The larger of two scores."""
 
     def fit(runs: Sequence[Array], seed: int) -> Score:
-        both = ours(runs, seed), latents(steps)(runs, seed)
+        both = one(runs, seed), other(runs, seed)
         return lambda run: np.maximum(both[0](run), both[1](run))
 
     return fit
@@ -252,7 +259,8 @@ def cva(runs: Sequence[Array], _seed: int, past: int = 3, future: int = 3, state
 def eastman(report: Report, folder: Path, seeds: Sequence[int], quick: bool) -> None:
     """Detection at matched false-alarm rates, every detector under the same protocol."""
     data = Eastman.load(folder)
-    steps = 20 if quick else 200
+    steps = 20 if quick else 100
+    learned = latents(steps)
     name = "ours: linear JEPA, means and variances of innovations"
     detectors: dict[str, Detector] = {
         "PCA 27": pca(1, 27),
@@ -265,8 +273,8 @@ def eastman(report: Report, folder: Path, seeds: Sequence[int], quick: bool) -> 
         name: ours,
         "ours, analysers held": ours_held,
         "ours, fast means only": ours_short,
-        f"MLP JEPA latents alone, {steps} steps": latents(steps),
-        "ours or MLP JEPA latents, the larger": ours_and_latents(steps),
+        f"MLP JEPA latents alone, {steps} steps": learned,
+        "ours or MLP JEPA latents, the larger": larger(ours, learned),
     }
     rows, found = [], {}
     for label, detector in detectors.items():
@@ -317,9 +325,10 @@ def eastman(report: Report, folder: Path, seeds: Sequence[int], quick: bool) -> 
     )
     report.note(
         "Chosen how: lags, shrinkage and memories on faults injected into d00_te (biases, drifts, noise, frozen tags, steps, slow and fast "
-        "disturbances, changed feedback) and on the likelihood of held-out normal runs. The 21 faults were looked at three times while this was made: VAR(3) + EWMA "
-        "as a yardstick while the protocol was settled, the chosen statistics once scaled by training residuals (.895/.850, but false alarms "
-        "of .14/.05 on normal runs, which is why they are scaled by held-out ones now), and once after that. Nothing was changed afterwards."
+        "disturbances, changed feedback) and on the likelihood of held-out normal runs. The 21 faults were looked at five times while this "
+        "was made: twice through VAR and EWMA yardsticks while the protocol was settled; the chosen statistics scaled by training residuals "
+        "(.895/.850, but false alarms of .14/.05 on normal runs, which is why they are scaled by held-out ones now); the same so scaled "
+        "(.927/.882); and once as the library has it now, with other inner folds (.915/.869). Nothing was changed for what the last two showed."
     )
     report.note(
         "Read with care: the stretches before faults are 160 samples, so slow statistics are held to a normal mostly of young runs; d00_te, "
@@ -327,8 +336,9 @@ def eastman(report: Report, folder: Path, seeds: Sequence[int], quick: bool) -> 
         "rate is no evidence. Delay: first of three alarms in a row, undetected counts 2400 min. Alarmed: such an alarm within 700 samples."
     )
     report.note(
-        "What the closed form leaves, an MLP did not predict: networks on the same lags, and MLP JEPA latents beside the score, gained nothing on "
-        "injected faults, so the learned encoder is a row, not the default. The seed of the default only draws the groups."
+        "What the closed form leaves, an MLP did not predict: a network on the same lags lowered no held-out error, and MLP JEPA latents "
+        "beside the score gained nothing on injected faults. So the learned encoder is a row, not the default, and the seed of the default "
+        "only draws the groups."
     )
 
 
@@ -360,7 +370,7 @@ Encoder = Callable[[Sequence[Array], int], Features]
 """Training engines and a seed -> features (cycles x d) of any engine."""
 
 AVERAGED, RIDGES = (1, 3, 5, 10), (1e-3, 1e-2, 1e-1)
-GRID = ((16,), (16, 32), (16, 32, 48, 64))
+GRID = ((16,), (16, 32))
 
 
 def jepa_encoder(horizons: tuple[int, ...], steps: int) -> Encoder:
@@ -441,7 +451,7 @@ def predict(data: Engines, encoder: Encoder, seed: int, cycles: int, ridge: floa
 def remaining_life(report: Report, folder: Path, seeds: Sequence[int], quick: bool) -> None:
     """Frozen encoders and a ridge probe at the test engines' last cycle."""
     data = Engines.load(folder)
-    steps = 30 if quick else 500
+    steps = 30 if quick else 1000
     folds = 1 if quick else 3
     tried = {h: cross_validate(data, jepa_encoder(h, steps), folds=folds) for h in (GRID[1:2] if quick else GRID)}
     horizons = min(tried, key=lambda h: tried[h][0])

@@ -43,9 +43,9 @@ class JepaConfig(BaseModel):
     target_window: Count = 16
     horizons: Annotated[tuple[int, ...], Field(min_length=1)] = (16, 32)
     width: Count = 256
-    latent: Count = 8
+    latent: Count = 16
     separate_target: bool = True
-    steps: Annotated[int, Field(ge=0)] = 500
+    steps: Annotated[int, Field(ge=0)] = 1000
     batch: Count = 256
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 1e-4
