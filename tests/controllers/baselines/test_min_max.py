@@ -76,6 +76,17 @@ def test_the_least_asked_wins_and_the_move_is_limited() -> None:
     assert starved == pytest.approx(2.73, abs=0.05), "the deceleration schedule"
 
 
+def test_an_operators_limits_are_kept() -> None:
+    """Inside the spec's, and inside the rate: a slower engine asks for more fuel than the operator allows."""
+    seen = np.array([[{t.name: t.nominal for t in SPEC.measured}[t.name] for t in SPEC.measured]])
+    for low, high, wanted in ((0.55, 2.74, 3900.0), (2.72, 5.5, 2000.0)):
+        controller, applied = MinMaxController(SPEC), np.array([[2.73]])
+        for _ in range(10):
+            targets = Targets(np.full((1, 1, 1), wanted), np.array([low]), np.array([high]))
+            applied = controller.decide(Observation(0.0, seen, np.array([[0.0, 0.0, 27.0]]), applied), targets).moves
+        assert applied[0, 0] == pytest.approx(high if wanted > 3060 else low)
+
+
 def test_a_missing_reading_keeps_its_last_value() -> None:
     controller, whole = MinMaxController(SPEC), MinMaxController(SPEC)
     for c in (controller, whole):
