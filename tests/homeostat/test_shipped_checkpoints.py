@@ -16,7 +16,7 @@ from simulators.plant import SimulatedPlant
 from simulators.scenario import load_scenario
 
 
-@pytest.mark.parametrize("plant", ["reactor", "reactor_bare"])
+@pytest.mark.parametrize("plant", ["reactor", "reactor_bare", "vandevusse"])
 def test_they_are_calibrated_small_and_not_suspect(plant: str) -> None:
     checkpoint = load_checkpoint(load_spec(plant))
     assert checkpoint.facts["suspect"] == []
@@ -52,3 +52,22 @@ def test_the_published_score_is_met() -> None:
     config = PlannerConfig(guardrails=False, effort_range=(295.0, 302.0), suppression=0.0)
     value, _ = tracking(spec, JepaMpc(checkpoint.model, config, checkpoint.calibration), "B", preview=True, noise=0.0)
     assert value[0] >= -0.22
+
+
+def test_two_moves_hold_a_product_and_a_temperature() -> None:
+    """The van de Vusse reactor through two target steps and a day's feed steps: no offset, and no wandering of the moves."""
+    torch.set_num_threads(1)
+    spec = load_spec("vandevusse")
+    checkpoint = load_checkpoint(spec)
+    plant = SimulatedPlant(spec, 5, 3, Drawn(load_scenario("day", spec)))
+    low, high = limits_of(spec)
+    targets = np.column_stack([np.repeat([0.9, 0.6], 40), np.full(80, 134.15)])
+    runs = close_loop(
+        JepaMpc(checkpoint.model, PlannerConfig(), checkpoint.calibration, batch=3), plant, targets, preview=False,
+        move_low=low, move_high=high, first_move=plant.moves,
+    )  # fmt: skip
+    for end, goal in ((40, 0.9), (80, 0.6)):
+        np.testing.assert_allclose(runs.true["Cb"][:, end - 14 : end + 1].mean(1), goal, atol=0.006)
+        np.testing.assert_allclose(runs.true["T_R"][:, end], 134.15, atol=1.5)
+    assert runs.worst["high_temperature"].max() < 140.0
+    assert not {s for sample in runs.status for s in sample} & {Status.INFEASIBLE, Status.DEADLINE, Status.RECOVERY}
