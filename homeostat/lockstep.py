@@ -53,7 +53,9 @@ def excitation_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Reco
 def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Recording:
     """`batch` simulated runs that no plant should be made to record, in the scenario `incident`: interlocks off, moves
     pushed away from the safe side, and full fallback only from a random distance to the limit on: in time, or too late."""
-    guard = next(g for g in spec.guardrails if g.fallback_tag)
+    guard = next((g for g in spec.guardrails if g.fallback_tag), None)
+    if guard is None:
+        raise SpecError("no guardrail has a fallback_tag", f"plant {spec.name}", "It has no incidents: leave them out.")
     bare = spec.model_copy(update={"regulatory": spec.regulatory.model_copy(update={"interlocks": ()})})
     scenario = load_scenario("incident", spec)
     plant, policy = excited(bare, scenario, batch, seed), scenario.incident
@@ -195,7 +197,7 @@ def _spans(times: list[float], on: list[bool]) -> list[tuple[float, float]]:
 
 
 def split(recording: Recording) -> Iterator[dict[str, Array]]:
-    """Each run of a recording by itself: tag -> (n,), cut where it left the ceiling."""
+    """Each run of a recording by itself: tag -> (n,), cut where its record ends."""
     batch = next(iter(recording.values.values())).shape[0]
     for i in range(batch):
         run = {name: v[i] for name, v in recording.values.items()}

@@ -159,9 +159,7 @@ class Scenario(_Strict):
                 wrong.append(f"{field} reaches {min(values):g}..{max(values):g}, outside {list(bounds)}")
 
         for key, signal in self.set_points.items():
-            if known(
-                key, "set_points", [t.name for t in spec.with_role(*{t.role for t in spec.tags}) if t.name in tags]
-            ):
+            if known(key, "set_points", tags):
                 inside(_levels(signal), f"set_points.{key}", spec.tag(key).range)
         for key, signal in self.disturbances.items():
             if known(key, "disturbances", names.d):

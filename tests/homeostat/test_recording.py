@@ -16,7 +16,7 @@ from homeostat.lockstep import excitation_run, incident_run, split
 from homeostat.recording import EXCITATION_SAMPLES, INCIDENT_SAMPLES, excite_lockstep
 from models.dataset import load_runs
 from models.windows import Run
-from plant.errors import HistorianError
+from plant.errors import HistorianError, SpecError
 from plant.spec import PlantSpec, load_spec
 from simulators.scenario import load_scenario, scenario_of
 
@@ -150,3 +150,8 @@ def test_a_historian_that_is_read_only_is_refused_before_anything_is_simulated(e
         pytest.raises(HistorianError, match="read-only"),
     ):
         excite_lockstep(spec, reader, END_S, runs=10_000, incidents=0)
+
+
+def test_a_plant_without_a_fallback_label_has_no_incidents():
+    with pytest.raises(SpecError, match="vandevusse: no guardrail has a fallback_tag"):
+        incident_run(load_spec("vandevusse"), 2, 10, seed=0)
