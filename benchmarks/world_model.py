@@ -24,7 +24,20 @@ import numpy as np
 
 from benchmarks.report import Report
 from benchmarks.world_model_data import PLANTS, missing
-from benchmarks.world_model_rows import DEFAULT, SEEDLESS, WORLD_MODEL, Facts, Job, Row, Sizes, rows_of, run
+from benchmarks.world_model_rows import (
+    CORE,
+    DEFAULT,
+    FULL,
+    QUICK,
+    SEEDLESS,
+    WORLD_MODEL,
+    Facts,
+    Job,
+    Row,
+    Sizes,
+    rows_of,
+    run,
+)
 from benchmarks.world_model_scores import STEPS
 from models.config import TrainingConfig
 from models.rivals.registry import RIVALS
@@ -32,7 +45,6 @@ from plant.spec import load_spec
 
 RATIO, MAJORITY, SECONDS, PROBE, MODES = 1.05, 0.5, 300.0, 0.98, 0.10
 JUDGED = (15, 30)
-FULL, CORE, QUICK = Sizes(1200, 600, 200, None), Sizes(1200, 600, 200, 2000), Sizes(120, 60, 40, 200)
 Results = dict[str, dict[str, list[Facts]]]  # plant -> row -> one entry a seed
 
 

@@ -89,6 +89,9 @@ class Sizes:
     steps: int | None
 
 
+FULL, CORE, QUICK = Sizes(1200, 600, 200, None), Sizes(1200, 600, 200, 2000), Sizes(120, 60, 40, 200)
+
+
 @dataclass(frozen=True)
 class Job:
     """One row on one plant from one seed."""
@@ -170,7 +173,7 @@ _recorded = cache(plant_data)
 
 
 @cache
-def _sources() -> str:
+def source_digest() -> str:
     """A hash of the code a row's numbers depend on, but for the plants: their data are hashed themselves."""
     files = [Path(str(m.__file__)) for m in (objectives, regularisers, windows, world_model, training_module)]
     files += sorted(Path(str(registry.__file__)).parent.glob("*.py"))
@@ -181,7 +184,7 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def _digest(data: PlantData) -> str:
+def data_digest(data: PlantData) -> str:
     digest = hashlib.sha256()
     everything = [*data.training, *data.validation, *data.probe.runs, *(r for a in data.asked.values() for r in a.runs)]
     for run in everything:
@@ -197,7 +200,7 @@ def measured(job: Job, folder: Path | None) -> Facts:
     s = job.sizes
     data = _recorded(job.plant, s.runs, s.incidents, s.asked)
     usual = [TrainingConfig().model_dump(), ModelConfig().model_dump()]
-    key = json.dumps([asdict(job), usual, _sources(), _digest(data), torch.__version__], sort_keys=True)
+    key = json.dumps([asdict(job), usual, source_digest(), data_digest(data), torch.__version__], sort_keys=True)
     name = "_".join([job.plant, *job.row.name.replace("(", "").replace(")", "").split(), str(job.seed)])
     path = None if folder is None else folder / f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if path and path.exists():
