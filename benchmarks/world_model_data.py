@@ -13,7 +13,7 @@ from homeostat.lockstep import Recording, excitation_run, excited, incident_run,
 from homeostat.recording import EXCITATION_SAMPLES, INCIDENT_SAMPLES
 from models.windows import Run
 from plant.errors import HomeostatError
-from plant.spec import PlantSpec, load_spec
+from plant.spec import PlantSpec, Role, load_spec
 from simulators.plant import SimulatedPlant
 from simulators.scenario import Scenario, load_scenario, scenario_of
 
@@ -60,11 +60,13 @@ OPERATING_POINTS: dict[str, tuple[tuple[float, ...], ...]] = {
 @dataclass(frozen=True)
 class Asked:
     """Runs to predict: `runs` as instruments showed them, `truth` (n x n_measured) what perfect ones would have shown,
-    `states` (n x n_x) of the simulator, or none."""
+    `states` (n x n_x) of the simulator, or none, `hidden` tag -> (n,) what no instrument shows, of the simulator's outputs.
+    """
 
     runs: list[Run]
     truth: list[Array]
     states: list[Array] | None = None
+    hidden: list[dict[str, Array]] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,9 @@ def plant_data(plant: str, runs: int, incidents: int, asked: int) -> PlantData:
     sets = {
         "held-out": witnessed(spec, usual, asked, seed=21),
         **{
-            name: witnessed(spec, scenario_of(usual.model_dump(exclude_defaults=True) | changes), asked, seed=22 + i)
-            for i, (name, changes) in enumerate(_merged(usual, SHIFTS[plant]).items())
+            name: witnessed(spec, scenario, asked, 31 if noise > 1 else 22 + i, noise)
+            for i, (name, (scenario, noise)) in enumerate(shifted(spec).items())
         },
-        "noise x 3": witnessed(spec, usual, asked, seed=31, noise=3.0),
     }
     if any(g.fallback_tag for g in spec.guardrails):
         learned += runs_of(spec, incident_run(spec, incidents, INCIDENT_SAMPLES, seed=12))
@@ -131,11 +132,11 @@ def _merged(usual: Scenario, shifts: dict[str, dict[str, Any]]) -> dict[str, dic
 
 class _Witnessed:
     """A plant with a twin that has perfect instruments; both meet the same conditions and moves. Keeps what the twin's
-    instruments showed and the states, scan by scan."""
+    instruments showed, the states and all outputs, scan by scan."""
 
     def __init__(self, plant: SimulatedPlant, twin: SimulatedPlant) -> None:
         self._plant, self._twin = plant, twin
-        self.shown, self.states = [twin.measure()], [twin.x]
+        self.shown, self.states, self.outputs = [twin.measure()], [twin.x], [twin.true_outputs()]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._plant, name)
@@ -145,22 +146,35 @@ class _Witnessed:
         self._twin.advance(moves, dt_s)
         self.shown.append(self._twin.measure())
         self.states.append(self._twin.x)
+        self.outputs.append(self._twin.true_outputs())
 
 
-def witnessed(spec: PlantSpec, scenario: Scenario, batch: int, seed: int, noise: float = 1.0) -> Asked:
-    """`batch` runs of excitation in `scenario`, with the truth beside them."""
+def shifted(spec: PlantSpec) -> dict[str, tuple[Scenario, float]]:
+    """The shifts of a plant by name: the scenario and what its sensors' noise is multiplied by."""
+    usual = load_scenario("excitation", spec)
+    changed = _merged(usual, SHIFTS[spec.name])
+    made = {name: (scenario_of(usual.model_dump(exclude_defaults=True) | c), 1.0) for name, c in changed.items()}
+    return made | {"noise x 3": (usual, 3.0)}
+
+
+def witnessed(
+    spec: PlantSpec, scenario: Scenario, batch: int, seed: int, noise: float = 1.0, samples: int = EXCITATION_SAMPLES
+) -> Asked:
+    """`batch` runs of `samples` samples of excitation in `scenario`, with the truth beside them."""
     plant = _Witnessed(*(excited(spec, scenario, batch, seed, level) for level in (noise, 0.0)))
-    recording = record(spec, cast(SimulatedPlant, plant), EXCITATION_SAMPLES, seed, "excitation")
+    recording = record(spec, cast(SimulatedPlant, plant), samples, seed, "excitation")
     scans = round(spec.sample_time_s / spec.scan_time_s)
-    shown, states = plant.shown[::scans], plant.states[::scans]
-    runs, truth, true_states = [], [], []
+    shown, states, outputs = plant.shown[::scans], plant.states[::scans], plant.outputs[::scans]
+    unseen = [t.name for t in spec.with_role(Role.HIDDEN) if t.name in outputs[0]]
+    runs, truth, true_states, hidden = [], [], [], []
     for i, run in enumerate(_runs(spec, recording)):
         if len(run) > 2:
             runs.append(run)
             n = len(run)
             truth.append(np.stack([[s[t.name][i] for t in spec.measured] for s in shown[:n]]))
             true_states.append(np.stack([x[i] for x in states[:n]]))
-    return Asked(runs, truth, true_states)
+            hidden.append({tag: np.array([y[tag][i] for y in outputs[:n]]) for tag in unseen})
+    return Asked(runs, truth, true_states, hidden)
 
 
 def runs_of(spec: PlantSpec, recording: Recording) -> list[Run]:

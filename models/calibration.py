@@ -76,6 +76,30 @@ def joint_margins(errors: Tensor, level: float) -> Tensor:
     return (quantile * scale).clamp(min=0)
 
 
+def step_margins(errors: Tensor, run: Tensor, level: float) -> Tensor:
+    """Margins that each hold, at their own step, with probability `level`: a split-conformal quantile for every step and
+    guardrail. A plan is watched at many steps at once; `joint_margins` promises for all of them together.
+
+    `errors` (samples x horizon x n_constraint): predicted margin less true margin (> 0 is optimistic), NaN where unknown
+    or not asked about; `run` (samples,) the run each came from. Runs are exchangeable, samples within one are not: the
+    quantile is of the pooled samples, its rank that of as many scores as there are runs (Dunn, Wasserman & Ramdas 2022,
+    pooled). A step that no sample reached gets the widest margin of the others. Returns (horizon x n_constraint), never
+    negative; raises `ModelError` when no sample says anything about a constraint.
+    """
+    known = torch.isfinite(errors)
+    if not bool(known.any(0).any(0).all()):
+        raise ModelError(
+            "no held-out sample shows a guardrail's tag", "calibration", "Record more runs, with that tag."
+        )
+    margins = torch.zeros(errors.shape[1:], dtype=errors.dtype)
+    for k, j in known.any(0).nonzero().tolist():
+        scores = errors[:, k, j][known[:, k, j]].sort().values
+        runs = int(run[known[:, k, j]].unique().numel())
+        share = min(1.0, -(-(runs + 1) * level // 1) / runs)
+        margins[k, j] = scores[max(0, int(-(-share * len(scores) // 1)) - 1)]
+    return torch.where(known.any(0), margins, margins.amax(0)).clamp(min=0)
+
+
 @dataclass(frozen=True)
 class Errors:
     """What a model got wrong on runs it was not trained on, with the moves and disturbances that really happened.
@@ -181,6 +205,22 @@ def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float
     distance = torch.einsum("bi,ij,bj->b", residual, inverse, residual).clamp(min=0).sqrt()
     threshold = float(conformal_quantile(distance, 0.9995))
     return Calibration(margins, level, int(usual.run.unique().numel()), inverse, threshold)
+
+
+def calibrate_steps(model: WorldModel, errors: Errors, level: float) -> Tensor:
+    """`step_margins` (horizon x n_constraint) of predictions that came near their guardrail at that very step. A guardrail
+    with fewer than 100 of those at some step takes all predictions there: it was hardly ever near."""
+    close = near_at_step(model, errors.predicted)
+    enough = (close & torch.isfinite(errors.optimism)).sum(0) >= 100
+    return step_margins(torch.where(close | ~enough, errors.optimism, torch.nan), errors.run, level)
+
+
+def near_at_step(model: WorldModel, predicted: Tensor) -> Tensor:
+    """Which predicted margins (..., n_constraint) lie within one `margin_scale` of their guardrail; what lies further
+    away is squashed, so that its error is small and says nothing."""
+    rails = model.spec.guardrails
+    both = list(range(len(rails))) + [i for i, g in enumerate(rails) if g.fallback_tag]
+    return predicted.abs() < model.margin_scale[both] * torch.tanh(torch.ones(()))
 
 
 def _missed_danger(predicted: Tensor, true: Tensor, level: float) -> Tensor:

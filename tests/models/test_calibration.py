@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.calibration import Calibration, calibrate, conformal_quantile, errors_on, joint_margins, near_guardrail
+from models.calibration import (
+    Calibration,
+    calibrate,
+    calibrate_steps,
+    conformal_quantile,
+    errors_on,
+    joint_margins,
+    near_at_step,
+    near_guardrail,
+    step_margins,
+)
 from models.windows import Run
 from plant.errors import ModelError
 
@@ -210,3 +220,51 @@ def test_no_calibration_keeps_nothing_and_is_never_surprised() -> None:
     assert none.margins.shape == (5, 3)
     assert (none.margins == 0).all()
     assert (none.surprise(1e9 * torch.ones(4, 2)) == 0).all()
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99])
+def test_step_margins_cover_each_step_of_a_new_run(level: float) -> None:
+    """Samples of a run share an offset, so a run counts as one; every step and constraint is covered on its own."""
+    runs, each, horizon, trials = 120, 8, 4, 60
+    growth = torch.linspace(0.5, 4.0, horizon)[:, None] * torch.tensor([1.0, 20.0])
+    covered = []
+    for seed in range(trials):
+        shared = draw(2 * runs, 1, horizon, 2, seed=seed).expand(-1, each, -1, -1)
+        errors = ((shared + draw(2 * runs, each, horizon, 2, seed=1000 + seed)) * growth).flatten(0, 1)
+        run = torch.arange(2 * runs).repeat_interleave(each)
+        known = run < runs
+        margins = step_margins(errors[known], run[known], level)
+        assert margins.shape == (horizon, 2)
+        covered.append((errors[~known] <= margins).double().mean(0))
+    mean, spread = torch.stack(covered).mean(0), torch.stack(covered).std(0) / math.sqrt(trials)
+    assert (mean >= level - 4 * spread).all()
+    assert (mean <= level + 2 / runs + 4 * spread).all()
+
+
+def test_step_margins_leave_out_what_is_unknown() -> None:
+    errors = draw(300, 5, 2, seed=3)
+    run = torch.arange(300)
+    errors[:, 4] = torch.nan
+    errors[:100, 1, 0] = torch.nan
+    margins = step_margins(errors, run, 0.9)
+    assert margins[1, 0] == step_margins(errors[100:], run[100:], 0.9)[1, 0]
+    torch.testing.assert_close(margins[4], margins[:4].amax(0))
+    assert (step_margins(-errors.abs(), run, 0.9) == 0).all(), "a head that is never optimistic needs no margin"
+    errors[..., 1] = torch.nan
+    with pytest.raises(ModelError, match="no held-out sample"):
+        step_margins(errors, run, 0.9)
+
+
+def test_calibrated_steps_cover_what_they_came_from_and_are_narrower_than_joint(trained: Trained) -> None:
+    normal = [r for r in trained.held_out if r.kind != "incident"]
+    errors = errors_on(trained.model, normal, TINY.horizon)
+    margins = calibrate_steps(trained.model, errors, 0.9)
+    assert margins.shape == (TINY.horizon, 3)
+    close = near_at_step(trained.model, errors.predicted) & torch.isfinite(errors.optimism)
+    over = ((errors.optimism > margins) & close).sum(0) / close.sum(0)
+    assert (over[close.sum(0) >= 100] <= 0.1).all()
+    assert (margins <= calibrate_steps(trained.model, errors, 0.99)).all()
+    asked = torch.where(close, errors.optimism, torch.nan)
+    each = step_margins(asked, torch.arange(len(asked)), 0.9)  # as joint margins count: every sample by itself
+    assert each[:, :2].mean() < joint_margins(asked, 0.9)[:, :2].mean()
+    assert (each <= margins).all(), "few runs promise less than many samples"
