@@ -18,7 +18,7 @@ from simulators.plant import SimulatedPlant
 from simulators.scenario import Scenario, load_scenario, scenario_of
 
 Array = NDArray[np.float64]
-PLANTS = ("reactor_bare", "reactor", "vandevusse", "turbofan", "glucose")
+PLANTS = ("reactor", "vandevusse", "turbofan", "glucose")
 
 # What each plant's `excitation` scenario is changed by. Drift: parameters beyond those of any training run. Feed: a step of
 # something no sensor tells of (vandevusse measures its whole feed, so one analyser stands still there).

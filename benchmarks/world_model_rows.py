@@ -89,7 +89,7 @@ class Sizes:
     steps: int | None
 
 
-FULL, CORE, QUICK = Sizes(1200, 600, 200, None), Sizes(1200, 600, 200, 2000), Sizes(120, 60, 40, 200)
+FULL, CORE, QUICK = Sizes(1200, 600, 200, None), Sizes(1200, 600, 200, 1200), Sizes(120, 60, 40, 200)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class ModelConfig(_Strict):
 
 
 class TrainingConfig(_Strict):
-    """How it is trained. Weights multiply mean losses of normalised quantities.
+    """How it is trained. Weights multiply mean losses of normalised quantities. `matrix_rate` is the learning rate of the
+    matrices that feed hidden layers, `learning_rate` that of all else.
 
     `order`: everything at once (joint), or the encoder first by masked latent prediction, then predictor and heads on it
     (decoupled). `anti_collapse`: SIGReg, variance and covariance (vicreg), or a slow target encoder (ema) that keeps
@@ -39,9 +40,10 @@ class TrainingConfig(_Strict):
     anti_collapse: Literal["sigreg", "vicreg", "ema"] = "sigreg"
     steps: Count = 5000
     batch: Count = 256
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = 1e-2
+    matrix_rate: Positive = 1e-2
     weight_decay: NonNegative = 1e-5
-    prediction: NonNegative = 1.0
+    prediction: NonNegative = 0.3
     sigreg: NonNegative = 0.0002
     sigreg_slices: Count = 128
     vicreg: NonNegative = 0.05
@@ -49,7 +51,7 @@ class TrainingConfig(_Strict):
     spread_samples: Count = 512
     masked_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     inverse: NonNegative = 0.05
-    read_out: NonNegative = 1.0
+    read_out: NonNegative = 3.0
     guardrail: NonNegative = 0.5
     padding: NonNegative = 0.1
     steady_share: Annotated[float, Field(ge=0, le=1)] = 0.2

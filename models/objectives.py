@@ -100,14 +100,19 @@ def label_scale(model: WorldModel, labels: Tensor) -> Tensor:
 
 def losses(
     model: WorldModel, data: WindowSet, starts: Tensor, weights: TrainingConfig, rng: torch.Generator,
-    target: WorldModel | None = None, frozen: bool = False,
+    target: WorldModel | None = None, frozen: bool = False, usual: Tensor | None = None,
 ) -> Losses:  # fmt: skip
     """Every loss term on the window sequences that begin at `starts` (batch,). `target` is the slow copy whose latents are
-    predicted under `anti_collapse: ema`. With `frozen` the encoder stays as it is: what would only shape it is left out."""
+    predicted under `anti_collapse: ema`. With `frozen` the encoder stays as it is: what would only shape it is left out.
+    Those that are not `usual` (batch,), 0 or 1, teach the guardrail heads alone: there are more of them than a plant would
+    show, and where a reaction has run away, prediction has little to say."""
     directions = _another(rng)
     k = data.horizon
     steps = torch.arange(k + 1)
     index, alive = data.sequence(starts)
+    told = alive  # what the guardrail heads may learn from
+    if usual is not None:
+        alive = alive * usual[:, None]
     history = torch.full_like(starts, data.window)
     cut = torch.rand(len(starts), generator=rng) < weights.padded_share
     history[cut] = torch.randint(1, data.window + 1, cut.shape, generator=rng)[cut]
@@ -129,19 +134,21 @@ def losses(
     roll = torch.stack(rolled[1:], dim=1)
 
     # A roll-out counts until the first move that nobody knows.
-    known_moves = (data.mask[index][:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
+    sure_moves = (data.mask[index][:, 1:, nm + nd :].amin(-1) * told[:, 1:]).cumprod(1)[..., None]
+    known_moves = sure_moves * alive[:, :1, None]
     prediction = (_robust(roll, goal[:, 1:]) * known_moves).mean()
     spread = torch.zeros(()) if frozen else spread_of(z, alive, weights, rng, directions)
 
     # Inverse dynamics: the move between two samples from their latents, hidden from the window that would contain it.
-    pick = (torch.rand(len(starts), generator=rng) * (alive.sum(1) - 1)).long()
+    pick = (torch.rand(len(starts), generator=rng) * (told.sum(1) - 1)).long()
     rows = torch.arange(len(starts))
     hidden = mask[rows, pick + 1].clone()
     hidden[:, -1, nm + nd :] = 0.0
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         z_next = model.encode_normalised(values[rows, pick + 1], hidden)
     guess = model.inverse_head(torch.cat([z[rows, pick], z_next], dim=-1))
-    inverse = ((guess - u[rows, pick + 1]).square() * data.mask[index][rows, pick + 1, nm + nd :]).mean()
+    known = data.mask[index][rows, pick + 1, nm + nd :] * alive[:, :1]
+    inverse = ((guess - u[rows, pick + 1]).square() * known).mean()
 
     seen = data.mask[index][..., :nm] * alive[..., None]
     read = (_robust(model.read_out_head(z), y) * seen).mean()
@@ -153,7 +160,7 @@ def losses(
         both = torch.cat([z, roll], dim=1)
         truth = limit_truth(model, y, data.hidden[index])
         truth = torch.cat([truth, truth[:, 1:]], dim=1)
-        counted = torch.cat([alive[..., None], known_moves], dim=1) * torch.isfinite(truth)
+        counted = torch.cat([told[..., None], sure_moves], dim=1) * torch.isfinite(truth)
         guard = (smooth(model.limit_heads(both), truth.nan_to_num(0.0)) * counted).mean()
         worst = label_scale(model, data.labels[index])
         worst = torch.cat([worst, worst[:, 1:]], dim=1)
@@ -161,12 +168,12 @@ def losses(
         if known.any():
             # A rolled latent cannot know of a disturbance that came after its start; its label does.
             held = unchanged(model, d)[:, 1:, None].to(z.dtype).cumprod(1)
-            told = known * torch.cat([alive[..., None], known_moves * held], dim=1)
+            counted = known * torch.cat([told[..., None], sure_moves * held], dim=1)
             guess, truth = model.fallback_heads(both), torch.where(known, worst, 0.0)
             # A low quantile, not the middle: where a state may or may not be lost, the head has to say so.
             price = torch.where(guess > truth, 1 - _PESSIMISM, _PESSIMISM)
             error = 2 * price * smooth(guess, truth)
-            guard = guard + (error * told).sum() / told.sum().clamp(min=1.0)
+            guard = guard + (error * counted).sum() / counted.sum().clamp(min=1.0)
 
     padding = torch.zeros(())
     if cut.any():

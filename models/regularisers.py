@@ -3,10 +3,15 @@ VICReg's variance and covariance terms (Bardes, Ponce & LeCun 2022)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from models import ranks
+
+_POINTS = 17  # of the characteristic function, from 0 to 3
 
 
 def sigreg(embeddings: Tensor, slices: int, generator: torch.Generator | None = None) -> Tensor:
@@ -20,13 +25,42 @@ def sigreg(embeddings: Tensor, slices: int, generator: torch.Generator | None = 
     n *= ranks.size()
     directions = torch.randn(dim, slices, generator=generator, dtype=embeddings.dtype, device="cpu").to(embeddings)
     directions = directions / directions.norm(dim=0, keepdim=True)
-    t = torch.linspace(0, 3, 17, dtype=embeddings.dtype, device=embeddings.device)
+    t = torch.linspace(0, 3, _POINTS, dtype=embeddings.dtype, device=embeddings.device)
     gaussian = torch.exp(-0.5 * t**2)
     weight = torch.full_like(t, 2 * (t[1] - t[0]).item())
     weight[0] = weight[-1] = (t[1] - t[0]).item()
-    angle = (embeddings @ directions)[..., None] * t
-    gap = (ranks.mean(angle.cos().mean(0)) - gaussian) ** 2 + ranks.mean(angle.sin().mean(0)) ** 2
-    return n * (gap * weight * gaussian).sum(-1).mean()
+    cos, sin = _Waves.apply(embeddings @ directions, 3.0 / (_POINTS - 1))
+    gap = (ranks.mean(cos) - gaussian[:, None]) ** 2 + ranks.mean(sin) ** 2
+    return n * (gap * (weight * gaussian)[:, None]).sum(0).mean()
+
+
+class _Waves(torch.autograd.Function):
+    """Means over samples of cos(k h x) and sin(k h x), k = 0 to 16 (each 17 x slices), of projections x (samples x slices).
+    Each wave is the last one turned by h x: two transcendental functions an element instead of 34."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        c, s = (h * x).cos(), (h * x).sin()
+        ctx.save_for_backward(c, s)
+        ctx.h = h
+        waves = list(_turned(c, s))
+        return torch.stack([w[0].mean(0) for w in waves]), torch.stack([w[1].mean(0) for w in waves])
+
+    @staticmethod
+    def backward(ctx: Any, by_cos: Tensor, by_sin: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        c, s = ctx.saved_tensors
+        out = torch.zeros_like(c)
+        for k, (cos, sin) in enumerate(_turned(c, s)):
+            out.addcmul_(sin, by_cos[k], value=-k * ctx.h / len(c)).addcmul_(cos, by_sin[k], value=k * ctx.h / len(c))
+        return out, None
+
+
+def _turned(c: Tensor, s: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    cos, sin = torch.ones_like(c), torch.zeros_like(s)
+    for k in range(_POINTS):
+        if k:
+            cos, sin = torch.addcmul(cos * c, sin, s, value=-1), torch.addcmul(sin * c, cos, s)
+        yield cos, sin
 
 
 def vicreg(embeddings: Tensor) -> Tensor:

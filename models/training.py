@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from models import ranks
 from models.config import ModelConfig, TrainingConfig
+from models.descent import Descent
 from models.objectives import Losses, MaskedPrediction, label_scale, losses
 from models.resume import TrainingState, restore
 from models.windows import Run, WindowSet, channel_scale
@@ -29,11 +29,11 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class _Phase:
-    """`steps` steps on `objective(data, starts) -> Losses`, moving `parameters`; `extra` lives only as long as the phase."""
+    """`steps` steps on `objective(data, starts, usual) -> Losses`, moving `parameters`; `extra` lives only as long as the phase."""
 
     steps: int
     parameters: list[nn.Parameter]
-    objective: Callable[[WindowSet, Tensor], Losses]
+    objective: Callable[[WindowSet, Tensor, Tensor], Losses]
     extra: nn.Module
 
 
@@ -92,7 +92,7 @@ def _phases(model: WorldModel, target: WorldModel, training: TrainingConfig, rng
         yield _Phase(
             training.steps,
             list(model.parameters()),
-            lambda data, starts: losses(model, data, starts, training, rng, target),
+            lambda data, starts, usual: losses(model, data, starts, training, rng, target, usual=usual),
             nn.Identity(),
         )
         return
@@ -101,14 +101,14 @@ def _phases(model: WorldModel, target: WorldModel, training: TrainingConfig, rng
     yield _Phase(
         first,
         [*model.encoder.parameters(), *masked.parameters()],
-        lambda data, starts: masked(model, target, data, starts, training, rng),
+        lambda data, starts, usual: masked(model, target, data, starts, training, rng),
         masked,
     )
     encoder = {id(p) for p in model.encoder.parameters()}
     yield _Phase(
         training.steps - first,
         [p for p in model.parameters() if id(p) not in encoder],
-        lambda data, starts: losses(model, data, starts, training, rng, frozen=True),
+        lambda data, starts, usual: losses(model, data, starts, training, rng, frozen=True, usual=usual),
         nn.Identity(),
     )
 
@@ -118,15 +118,14 @@ def _run_phase(
     training: TrainingConfig, sampler: torch.Generator, rng: torch.Generator, done: int, report: Report | None, saved: TrainingState,
     kept: dict[str, Any] | None,
 ) -> None:  # fmt: skip
-    optimiser = torch.optim.AdamW(phase.parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-
-    def rate(step: int) -> float:
-        warm = min(1.0, (step + 1) / 100)
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / phase.steps)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    descent = Descent(
+        phase.parameters, nn.ModuleList([model, phase.extra]), training, phase.steps, f"training {spec.name}"
+    )
     rank, processes = ranks.join()
-    parts = {"model": model, "target": target, "extra": phase.extra, "optimiser": optimiser, "schedule": schedule}
+    parts = {"model": model, "target": target, "extra": phase.extra, "descent": descent}
+    usual = torch.ones(training.batch)
+    if len(data.danger):
+        usual[training.batch - round(training.batch * training.danger_share) :] = 0.0  # drawn last
     first = 0
     if kept is not None:
         restore(kept, parts, {"sampler": sampler, "own": rng})
@@ -135,24 +134,13 @@ def _run_phase(
         if step % _KEEP_EVERY == 0 and step > first and rank == 0:
             saved.keep(number, step, parts, {"sampler": sampler, "own": rng})
         starts = data.draw(training.batch, training.steady_share, training.danger_share, sampler)
-        loss = phase.objective(data, starts[rank::processes]).total(training)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        ranks.share(phase.parameters)
-        norm = nn.utils.clip_grad_norm_(phase.parameters, 1.0)
-        if not torch.isfinite(norm):
-            raise ModelError(
-                f"the loss is not finite at step {done + step}",
-                f"training {spec.name}",
-                "Lower learning_rate, or check the data.",
-            )
-        optimiser.step()
-        schedule.step()
+        loss = phase.objective(data, starts[rank::processes], usual[rank::processes]).total(training)
+        descent.step(loss, done + step)
         if target is not model:
             with torch.no_grad():
                 for slow, fast in zip(target.parameters(), model.parameters(), strict=True):
                     slow.lerp_(fast, 1.0 - training.momentum)
         if report and (step % 100 == 0 or step == phase.steps - 1):
             with torch.no_grad():
-                check = phase.objective(held, held.draw(512, 1.0, 0.0, rng))
+                check = phase.objective(held, held.draw(512, 1.0, 0.0, rng), torch.ones(512))
             report(done + step, training.steps, {n: float(getattr(check, n)) for n in check.__dataclass_fields__})

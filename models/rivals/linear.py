@@ -13,7 +13,7 @@ from models.rivals.stretches import Report, Stretches, descend, multi_step_error
 from models.windows import WindowSet
 from plant.errors import ModelError
 
-_PACE = 0.1  # of the learning rate: least squares is near already
+_PACE = 0.03  # of the learning rate: least squares is near already
 log = logging.getLogger(__name__)
 
 
@@ -30,9 +30,10 @@ def refine(
         part = Stretches.of(data, starts)
         return robust(model.roll(part.values, part.mask, part.u, part.d), part.y, part.counted)
 
+    gentle = training.model_copy(update={"learning_rate": _PACE * training.learning_rate})
     model.float()
     try:
-        descend(model.parameters(), objective, data, training, rng, report, pace=_PACE)
+        descend(model, objective, data, gentle, rng, report)
     except ModelError as e:
         log.info("least squares stays: %s", e)
     model.double()

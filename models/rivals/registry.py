@@ -22,9 +22,6 @@ from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
 
-# Times the world model's learning rate; of 1, 3 and 10 thousandths, what validation runs of reactor and vandevusse liked
-# best after 1,000 steps, for both of them.
-_PACE = 10 / 3
 RIVALS = ("persistence", "arx", "subspace", "gru", "reconstruction", "random_encoder")
 
 
@@ -60,8 +57,8 @@ def train_rival(
     if name == "random_encoder":
         moved = [p for n, p in world.named_parameters() if not n.startswith("encoder.")]
         descend(
-            moved, lambda starts: losses(world, data, starts, training, rng, frozen=True).total(training), data, training,
-            rng, report,
+            world, lambda starts: losses(world, data, starts, training, rng, frozen=True).total(training), data, training,
+            rng, report, moved,
         )  # fmt: skip
         return LatentForecaster(world).eval()
     budget = sum(p.numel() for p in world.parameters())
@@ -75,5 +72,5 @@ def train_rival(
         now, seen = (v[:, -1:, : data.n_measured] for v in (part.values, part.mask))
         return robust(guess, torch.cat([now, part.y], 1), torch.cat([seen, part.counted], 1))
 
-    descend(rival.parameters(), objective, data, training, rng, report, pace=_PACE)
+    descend(rival, objective, data, training, rng, report)
     return rival.eval()

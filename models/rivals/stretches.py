@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from models.config import TrainingConfig
+from models.descent import Descent
 from models.rivals.contract import Forecaster
 from models.windows import WindowSet
-from plant.errors import ModelError
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -85,34 +85,20 @@ def filled(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def descend(
-    parameters: Iterable[nn.Parameter],
+    model: nn.Module,
     objective: Callable[[Tensor], Tensor],
     data: WindowSet,
     training: TrainingConfig,
     rng: torch.Generator,
     report: Report | None = None,
-    pace: float = 1.0,
+    parameters: Iterable[nn.Parameter] | None = None,
 ) -> None:
-    """Minimise `objective(starts)` over batches drawn as the world model's are: same optimiser, schedule, number of steps
-    and, times `pace`, learning rate. Raises `ModelError` when the loss is no longer finite."""
-    moved = list(parameters)
-    optimiser = torch.optim.AdamW(moved, lr=pace * training.learning_rate, weight_decay=training.weight_decay)
-
-    def rate(step: int) -> float:
-        return min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / training.steps)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    """Minimise `objective(starts)` over batches drawn as the world model's are: same optimiser, schedule, number of steps;
+    over all of `model`'s parameters, or those given. Raises `ModelError` when the loss is no longer finite."""
+    moved = model.parameters() if parameters is None else parameters
+    descent = Descent(moved, model, training, training.steps, "training of a rival")
     for step in range(training.steps):
         loss = objective(data.draw(training.batch, training.steady_share, 0.0, rng))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if not torch.isfinite(nn.utils.clip_grad_norm_(moved, 1.0)):
-            raise ModelError(
-                f"the loss is not finite at step {step}",
-                "training of a rival",
-                "Lower learning_rate, or check the data.",
-            )
-        optimiser.step()
-        schedule.step()
+        descent.step(loss, step)
         if report and (step % 100 == 0 or step == training.steps - 1):
             report(step, training.steps, {"loss": float(loss.detach())})

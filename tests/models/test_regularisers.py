@@ -62,3 +62,8 @@ def test_directions_come_from_the_generator() -> None:
     other = sigreg(z, 16, torch.Generator().manual_seed(6))
     assert one == again
     assert one != other
+
+
+def test_the_gradient_is_that_of_the_distance() -> None:
+    x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda e: sigreg(e, 4, torch.Generator().manual_seed(1)), (x,))

@@ -237,3 +237,14 @@ def test_a_hidden_quantity_is_learned_from_its_record(spec: PlantSpec, recorded:
     )[data.starts]
     known = torch.isfinite(truth)
     assert float(torch.corrcoef(torch.stack([margin[known], truth[known]]))[0, 1]) > 0.6
+
+
+def test_what_is_not_usual_teaches_the_guardrail_heads_alone(trained: Trained) -> None:
+    model, data = trained.model, data_of(trained.model, trained.held_out)
+    starts = data.starts[:64]
+    parts = losses(
+        model, data, starts, QUICK.model_copy(update={"padded_share": 0.0}), torch.Generator().manual_seed(0),
+        usual=torch.zeros(64),
+    )  # fmt: skip
+    assert parts.prediction == parts.read_out == parts.inverse == 0.0
+    assert parts.guardrail > 0.0
