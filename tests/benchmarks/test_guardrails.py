@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import guardrails
+from benchmarks import guardrail_scores, guardrails
 from benchmarks.guardrail_scores import (
     LABELS,
     Amounts,
     Coverage,
+    Watched,
     coverage,
     features,
     hidden_values,
@@ -120,7 +121,9 @@ def test_a_scenario_nothing_can_start_in_is_an_error(reactor: PlantSpec, monkeyp
         runs_in(reactor, load_scenario("excitation", reactor), 10, seed=1)
 
 
-def test_a_loop_adapts_what_it_observes_and_labels_adapt_the_rest(reactor: PlantSpec, runs) -> None:
+def test_a_loop_adapts_what_it_observes_and_labels_adapt_the_rest(
+    reactor: PlantSpec, runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once calibrated, every head turns optimistic by 10 K: margins left alone cover little, adapting ones come back."""
     model, _ = fitted("reactor", 0, Sizes(16, 0, 0, 100))
     errors = errors_on(model, runs.runs, SMALL.horizon)
@@ -133,9 +136,11 @@ def test_a_loop_adapts_what_it_observes_and_labels_adapt_the_rest(reactor: Plant
     assert seen.any()
     assert (before.share[seen, 1] < 0.8).all()
     assert (after.share[seen, 1] > 0.85).all()
-    assert torch.equal(torch.nan_to_num(after.share[:, 2]), torch.nan_to_num(before.share[:, 2])), "nothing observed"
-    told = in_the_loop(model, errors, long, 0.9, label_every=1)[1]
-    assert told.margin[0, 2] > before.margin[0, 2]
+    monkeypatch.setattr(guardrail_scores, "watched", lambda spec: [Watched("hidden", False)] * 3)
+    before, after = in_the_loop(model, errors, long, 0.9)
+    assert torch.equal(before.share[seen, 1], after.share[seen, 1]), "nothing is observed, nothing adapts"
+    told = in_the_loop(model, errors, long, 0.9, label_every=2)[1]
+    assert (told.share[seen, 1] > before.share[seen, 1] + 0.05).all()
 
 
 def test_a_label_curve_rises_to_what_can_be_known() -> None:
