@@ -117,11 +117,11 @@ def held_out(model: WorldModel, calibration: Errors, reported: Errors, level: fl
 
 
 def in_the_loop(
-    model: WorldModel, calibration: Errors, asked: Asked, level: float, label_every: int | None = None
-) -> tuple[Coverage, Coverage]:
-    """Coverage of margins left as calibrated and of adapting ones over the second half of each run of `asked`, every run a
-    loop that adapts from its start. With `label_every`, every so many samples hidden quantities are known too. The margin
-    of the adapted is the median one in force."""
+    model: WorldModel, calibration: Errors, asked: Asked, levels: Sequence[float], label_every: int
+) -> dict[float, tuple[Coverage, Coverage]]:
+    """By level, coverage of margins left as calibrated and of adapting ones over the second half of each run of `asked`,
+    every run a loop that adapts from its start: to readings at each sample, to hidden quantities every `label_every`
+    samples. The margin of the adapted is the median one in force."""
     spec, horizon, window = model.spec, model.config.horizon, model.config.window
     plants, samples = len(asked.runs), max(map(len, asked.runs))
     channels = model.n_measured + model.n_dv + model.n_mv
@@ -130,30 +130,37 @@ def in_the_loop(
     for i, r in enumerate(asked.runs):
         rows[i, window - 1 : window - 1 + len(r)] = torch.tensor(np.concatenate([r.measured, r.dvs, r.applied], 1))
         true[i, : len(r)] = margins_of(spec, r)
-    adaptive = AdaptiveMargins.of(model, calibration, level, plants)
+    adaptive = {level: AdaptiveMargins.of(model, calibration, level, plants) for level in levels}
+    some = next(iter(adaptive.values()))
     hindsight = Hindsight(model, horizon, plants)
     measured = torch.tensor([w.measured for w in watched(spec)])
-    in_force = torch.full((horizon, *adaptive.margins.shape), torch.nan)  # [k - 1]: issued k samples ago
-    errors, margins, known = [], [], []
+    in_force = {
+        level: torch.full((horizon, *some.margins.shape), torch.nan) for level in levels
+    }  # issued k samples ago
+    margins: dict[float, list[Tensor]] = {level: [] for level in levels}
+    errors, known = [], []
     steps = torch.arange(horizon)
     for t in range(samples):
         predicted = hindsight.update(rows[:, t : t + window])
-        error = predicted - (adaptive.scale * torch.tanh(true[:, t] / adaptive.scale))[:, None]
-        if t >= samples // 2:
+        error = predicted - (some.scale * torch.tanh(true[:, t] / some.scale))[:, None]
+        if counts := t >= samples // 2:
             errors.append(error)
-            margins.append(in_force[steps, :, steps].movedim(0, 1))
-            known.append(torch.isfinite(error) & (predicted.abs() < adaptive.near))
-        told = measured | (label_every is not None and t % label_every == 0)
-        in_force = torch.cat(
-            [adaptive.update(predicted, torch.where(told, true[:, t], torch.nan))[None], in_force[:-1]]
-        )
-    error, margin, counted = (torch.cat(x) for x in (errors, margins, known))
+            known.append(torch.isfinite(error) & (predicted.abs() < some.near))
+        observed = torch.where(measured | (t % label_every == 0), true[:, t], torch.nan)
+        for level, a in adaptive.items():
+            if counts:
+                margins[level].append(in_force[level][steps, :, steps].movedim(0, 1))
+            in_force[level] = torch.cat([a.update(predicted, observed)[None], in_force[level][:-1]])
+    error, counted = torch.cat(errors), torch.cat(known)
     loop = torch.arange(plants).repeat(len(errors))
-    usual = torch.where(counted, margin, torch.nan).nanmedian(0).values
-    return (
-        coverage(error <= adaptive.base, counted, loop, adaptive.base),
-        coverage(error <= margin, counted, loop, usual),
-    )
+    found = {}
+    for level, a in adaptive.items():
+        margin = torch.cat(margins[level])
+        usual = torch.where(counted, margin, torch.nan).nanmedian(0).values
+        found[level] = (
+            coverage(error <= a.base, counted, loop, a.base), coverage(error <= margin, counted, loop, usual),
+        )  # fmt: skip
+    return found
 
 
 def hidden_values(spec: PlantSpec, asked: Asked) -> dict[str, Tensor]:

@@ -70,12 +70,12 @@ Train = Callable[..., tuple[WorldModel, Any]]
 
 @dataclass
 class Found:
-    """Of one plant, one entry a seed: coverage by level; by shift and level: before, after, after with labels; R2 by
-    quantity and source."""
+    """Of one plant, one entry a seed: coverage by level; by shift and level before and after adaptation (that of hidden
+    quantities with labels); R2 by quantity and source."""
 
     spec: PlantSpec
     held: dict[float, list[Coverage]] = field(default_factory=dict)
-    loops: dict[tuple[str, float], list[tuple[Coverage, Coverage, Coverage | None]]] = field(default_factory=dict)
+    loops: dict[tuple[str, float], list[tuple[Coverage, Coverage]]] = field(default_factory=dict)
     curves: dict[tuple[str, str], list[list[float]]] = field(default_factory=dict)
 
 
@@ -93,10 +93,8 @@ def measure(found: Found, seed: int, sizes: Sizes, amounts: Amounts, train: Trai
     hidden = any(not w.measured for w in watched(spec))
     for i, (name, (scenario, noise)) in enumerate({"no shift": (usual, 1.0), **shifted(spec)}.items()):
         asked = runs_in(spec, scenario, amounts.loops, 700 + 10 * seed + i, noise, amounts.samples)
-        for level in LEVELS:
-            before, after = in_the_loop(model, calibration, asked, level)
-            told = in_the_loop(model, calibration, asked, level, EVERY)[1] if hidden else None
-            found.loops.setdefault((name, level), []).append((before, after, told))
+        for level, pair in in_the_loop(model, calibration, asked, LEVELS, EVERY).items():
+            found.loops.setdefault((name, level), []).append(pair)
     learn, test = (runs_in(spec, usual, amounts.labelled, 900 + 10 * seed + i) for i in range(2))
     values, values_test = hidden_values(spec, learn), hidden_values(spec, test)
     if not values:
@@ -164,44 +162,39 @@ def held_out_table(report: Report, all_found: Sequence[Found], enough: int = ENO
 
 def shift_table(report: Report, all_found: Sequence[Found], enough: int = ENOUGH) -> None:
     for found in all_found:
-        heads, body = watched(found.spec), []
-        least: dict[str, list[float]] = {"measured": [], "hidden": [], "hidden, told": []}
+        body = []
+        least: dict[str, list[float]] = {}
         for (name, level), of in found.loops.items():
             before, after = [o[0] for o in of], [o[1] for o in of]
-            told = [o[2] for o in of if o[2] is not None]
-            judged = _enough(before, enough / len(before), ENOUGH_LOOPS / len(before))
-            for j, head in enumerate(heads):
-                steps = judged[:, j] if judged[:, j].any() else np.isfinite(_mean(before, "share")[:, j])
-                spans = [_mean(c, "share")[steps, j] if c else np.empty(0) for c in (before, after, told)]
-                widths = [f"{np.nanmedian(_mean(c, 'margin')[:, j]):.3g}" if c else "" for c in (before, after, told)]
+            judged = _enough(before, enough / len(of), ENOUGH_LOOPS / len(of))
+            for j, head in enumerate(watched(found.spec)):
+                steps = judged[:, j] if judged[:, j].any() else np.ones(len(judged), bool)
+                shares = [_mean(c, "share")[steps, j] for c in (before, after)]
+                widths = "/".join(f"{np.nanmedian(_mean(c, 'margin')[:, j]):.3g}" for c in (before, after))
+                adapted = _span(shares[1])
                 body.append(
                     [
                         name, f"{100 * level:g} %", head.name, "measured" if head.measured else "hidden",
-                        _span(spans[0]), _span(spans[1]) if head.measured else "does not adapt",
-                        "" if head.measured else _span(spans[2]),
-                        "/".join([widths[0], widths[1] if head.measured else widths[2]]), int(judged[:, j].sum()),
+                        _span(shares[0]), adapted if head.measured else "does not adapt",
+                        "" if head.measured else adapted, widths, int(judged[:, j].sum()),
                     ]
                 )  # fmt: skip
-                if judged[:, j].any() and name != "no shift":
-                    least["measured" if head.measured else "hidden"].append(100 * float(spans[1].min() - level))
-                    if not head.measured and told:
-                        least["hidden, told"].append(100 * float(spans[2].min() - level))
+                if not judged[:, j].any() or name == "no shift":
+                    continue
+                points = [100 * float(s.min() - level) for s in shares]
+                if head.measured:
+                    least.setdefault("measured, adapted", []).append(points[1])
+                else:
+                    least.setdefault("hidden, margins as calibrated offline", []).append(points[0])
+                    least.setdefault(f"hidden, a label every {EVERY} samples", []).append(points[1])
         columns = [
             "shift", "nominal", "head", "quantity", "as calibrated, %", "adapted, %", f"label every {EVERY}, %",
             "median margin before/after", "steps judged",
         ]  # fmt: skip
         report.table(f"{found.spec.name}: lowest and highest coverage of a step in running loops", columns, body)
-        shown = {
-            "measured": "measured, adapted",
-            "hidden": "hidden, margins as calibrated offline",
-            "hidden, told": f"hidden, a label every {EVERY} samples",
-        }
         for kind, values in least.items():
-            if values:
-                report.bar(
-                    f"{found.spec.name}: points from nominal, worst step and shift ({shown[kind]})",
-                    min(values), LOSS, at_least=True,
-                )  # fmt: skip
+            what = f"{found.spec.name}: points from nominal, worst step and shift ({kind})"
+            report.bar(what, min(values), LOSS, at_least=True)
 
 
 def label_table(report: Report, all_found: Sequence[Found]) -> None:

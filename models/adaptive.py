@@ -89,6 +89,9 @@ class AdaptiveMargins:
         missed = (error > in_force).to(error.dtype)
         moved = self._miss + self.rate * (1 - self.level - missed)
         self._miss = torch.where(known, moved.clamp(-0.1, 1.0), self._miss)
+        if not bool(known.any()):
+            self._issue()
+            return self.margins
         slot = (self._count % self._kept.shape[1])[:, None]
         self._kept.scatter_(1, slot, torch.where(known[:, None], error[:, None], self._kept.gather(1, slot)))
         self._count += known

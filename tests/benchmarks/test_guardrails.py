@@ -131,15 +131,15 @@ def test_a_loop_adapts_what_it_observes_and_labels_adapt_the_rest(
         for heads in (model.limit_heads, model.fallback_heads):
             heads.last.bias.add_(10 / model.margin_scale)
     long = runs_in(reactor, load_scenario("excitation", reactor), 6, seed=4, samples=200)
-    before, after = in_the_loop(model, errors, long, 0.9)
+    before, after = in_the_loop(model, errors, long, [0.9, 0.99], 1000)[0.9]
     seen = before.count[:, 1] > 200
     assert seen.any()
     assert (before.share[seen, 1] < 0.8).all()
     assert (after.share[seen, 1] > 0.85).all()
     monkeypatch.setattr(guardrail_scores, "watched", lambda spec: [Watched("hidden", False)] * 3)
-    before, after = in_the_loop(model, errors, long, 0.9)
+    before, after = in_the_loop(model, errors, long, [0.9], 1000)[0.9]
     assert torch.equal(before.share[seen, 1], after.share[seen, 1]), "nothing is observed, nothing adapts"
-    told = in_the_loop(model, errors, long, 0.9, label_every=2)[1]
+    _, told = in_the_loop(model, errors, long, [0.9], 2)[0.9]
     assert (told.share[seen, 1] > before.share[seen, 1] + 0.05).all()
 
 
@@ -170,13 +170,16 @@ def test_bars_count_what_can_be_judged(reactor: PlantSpec) -> None:
     held_out_table(report, [found])
     assert report.bars[-1][1:] == (True, "0 (bar <= 1)"), "a margin of 0 cannot be smaller; too few are not judged"
     found.loops = {
-        ("no shift", 0.9): [(known(0.2), known(0.2), None)],
-        ("drift", 0.9): [(known(0.5), known(0.86), known(0.88))],
+        ("no shift", 0.9): [(known(0.2), known(0.2))],
+        ("drift", 0.9): [(known(0.5), known(0.86))],
+        ("feed", 0.9): [(known(0.1, count=10), known(0.1, count=10))],
     }
     shift_table(report, [found])
-    assert [(met, shown.split()[0]) for _, met, shown in report.bars[-3:]] == [
-        (False, "-4"), (False, "-4"), (True, "-2")
-    ]  # fmt: skip
+    assert {what.partition("(")[2]: shown.split()[0] for what, _, shown in report.bars[-3:]} == {
+        "measured, adapted)": "-4",
+        "hidden, margins as calibrated offline)": "-40",
+        "hidden, a label every 20 samples)": "-4",
+    }
     found.curves = {("TX101", s): [[0.1, 0.5, 0.9, 0.95, 0.99, 1.0]] for s in guardrails.SOURCES}
     label_table(report, [found])
     assert report.bars[-1][1:] == (False, "0.9 (bar >= 0.95)")
