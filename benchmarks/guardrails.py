@@ -59,7 +59,7 @@ from simulators.scenario import load_scenario
 
 PLANTS = ("reactor", "vandevusse", "turbofan", "glucose")
 POINTS, LOSS, SHARE = 1.0, -3.0, 0.95
-USUAL, QUICK = Amounts(2400, 48, 400, 300, 5), Amounts(100, 6, 100, 60, 2)
+USUAL, QUICK = Amounts(3600, 48, 400, 300, 5), Amounts(100, 6, 100, 60, 2)
 # Fewer predictions a step, or from fewer runs, cannot tell a point from chance.
 ENOUGH, ENOUGH_RUNS, ENOUGH_LOOPS = 2000, 200, 10
 SOURCES = ("latent", "random encoder", "raw window")

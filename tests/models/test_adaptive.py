@@ -118,6 +118,8 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ModelError, match="do not fit"):
         AdaptiveMargins(margins.base, torch.zeros(5, HORIZON, 3), SCALE, SCALE, 0.9)
     with pytest.raises(ModelError, match="do not fit"):
+        AdaptiveMargins(margins.base, torch.zeros(5, HORIZON, 2), SCALE[:1], SCALE[:1], 0.9)
+    with pytest.raises(ModelError, match="do not fit"):
         margins.update(torch.zeros(1, HORIZON, 2), torch.zeros(2, 2))
 
 
