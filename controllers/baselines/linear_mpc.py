@@ -1,0 +1,212 @@
+"""Linear MPC on an identified model: what most plants with MPC run today."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.planning import qp
+from controllers.planning.config import PlannerConfig
+from models.rivals.contract import Forecaster
+from plant.errors import ControlError
+
+Array = NDArray[np.float64]
+
+_STEPS = (
+    10  # interior-point steps for each iteration configured: the subproblem is the whole problem, solved to its end
+)
+_HARD = 1e5  # price of a limit on a move, in energy per span: above every guardrail's
+_PRICE = (100.0, 10.0, 1.0)  # price of a guardrail by rank, in energy per engineering unit
+_BROKEN = 0.01  # engineering units by which a plan passes a guardrail before it counts
+
+
+class LinearMpc:
+    """One quadratic program a sample for `batch` plants: the energy, limits and guardrails of `JepaMpc` on a linear
+    `model` of the measurements (ARX or subspace, `models.rivals.registry.train_rival`).
+
+    Limits and rates of the moves hold exactly; guardrails are soft, ranked by price, so that there is always an answer.
+    Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples ahead.
+    Disturbances are held at their last reading. A missing measurement is stood in for by the last one; a plant with none
+    at all, or whose move in force is unknown, gets INFEASIBLE and its safe moves.
+
+    Raises `ControlError` when the model is not linear, was validated to a shorter horizon, or a guardrail watches what it
+    does not predict.
+    """
+
+    def __init__(self, model: Forecaster, config: PlannerConfig | None = None, batch: int = 1) -> None:
+        self.spec, self.config, self.batch = model.spec, config or PlannerConfig(), batch
+        self.horizon = self.config.horizon
+        if self.horizon > model.config.horizon:
+            raise ControlError(
+                f"a horizon of {self.horizon} samples", f"linear MPC of {self.spec.name}",
+                f"The model was validated to {model.config.horizon}; plan no further, or train it further.",
+            )  # fmt: skip
+        self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
+        moves = [t.move for t in self.spec.mvs if t.move]
+        self._low = _double([m.limits[0] for m in moves])
+        self._span = _double([m.limits[1] for m in moves]) - self._low
+        self._rate = _double([m.rate_per_s * self.spec.sample_time_s for m in moves]) / self._span
+        self._safe = (_double([m.safe for m in moves]) - self._low) / self._span
+        low, high = (_double([v]) for v in self.config.effort_range or (0.0, 0.0))
+        self._effort_low = (low - self._low) / self._span if self.config.effort_range else torch.zeros_like(self._low)
+        self._effort_span = (high - low) / self._span if self.config.effort_range else torch.ones_like(self._low)
+        names = [t.name for t in self.spec.measured]
+        self._columns = [names.index(t.tag) for t in self.spec.targets]
+        self._scale = _double([t.scale for t in self.spec.targets])
+        self._rails = [g for g in self.spec.guardrails if g.tag in names]
+        if self.config.guardrails and len(self._rails) < len(self.spec.guardrails):
+            blind = ", ".join(g.name for g in self.spec.guardrails if g not in self._rails)
+            raise ControlError(
+                f"no measurement tells about {blind}", f"linear MPC of {self.spec.name}",
+                "Set `guardrails: false` and guard it otherwise.",
+            )  # fmt: skip
+        self._watched = [names.index(g.tag) for g in self._rails]
+        self._sign, self._limit = _double([g.sign for g in self._rails]), _double([g.limit for g in self._rails])
+        ranks = sorted({g.rank for g in self._rails})
+        self._price = _double([_PRICE[min(ranks.index(g.rank), 2)] for g in self._rails])
+        n, m = self.horizon * len(moves), len(moves)
+        self._difference = torch.eye(n, dtype=torch.float64)
+        self._difference[m:, :-m] -= torch.eye(n - m, dtype=torch.float64)
+        self._gain = self._gains()
+        self.reset()
+
+    def reset(self) -> None:
+        model = self.model
+        rows = model.config.window + self.horizon
+        self._history = torch.full((self.batch, rows, model.channels), torch.nan, dtype=torch.float64)
+        self._bias = torch.zeros(self.batch, self.horizon, model.n_measured, dtype=torch.float64)
+        self._d = _double([t.nominal for t in self.spec.dvs]).expand(self.batch, -1)
+        self._known = 0  # samples in the history
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        began = time.perf_counter()
+        with torch.inference_mode():
+            measured, dvs, applied = map(_double, (observation.measured, observation.dvs, observation.applied))
+            self._d = torch.where(torch.isfinite(dvs), dvs, self._d)
+            row = torch.cat([measured, self._d, applied], -1)
+            self._history = torch.cat([self._history[:, 1:], row[:, None]], 1)
+            self._known = min(self._known + 1, self._history.shape[1])
+            self._learn_bias(measured)
+            previous = ((applied - self._low) / self._span).nan_to_num(0.5)
+            low, high = ((_double(v) - self._low) / self._span for v in (targets.move_low, targets.move_high))
+            held = previous[:, None].expand(-1, self.horizon, -1)
+            free = self._predict(held)
+            step = self._solve(free, self._goals(targets), previous, low, high)
+            moves = _inside(held + step, previous, low, high, self._rate)
+            sound = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
+            sound &= torch.isfinite(moves).all(-1).all(-1)
+            moves = torch.where(sound[:, None, None], moves, self._safe)
+            return self._decision(moves, self._predict(moves), sound, began)
+
+    def _gains(self) -> Tensor:
+        """d measurements / d scaled moves (horizon * n_measured x horizon * n_mv), the same wherever it is taken."""
+        model, h, m = self.model, self.horizon, len(self._span)
+        unit = torch.eye(h * m, dtype=torch.float64).view(-1, h, m) * self._span
+        found = []
+        for shift in (0.0, 1.0):
+            at = (model.channel_mean + shift * model.channel_std).expand(h * m, model.config.window, -1)
+            rest = at[:, :1].expand(-1, h, -1)
+            u, d = rest[..., model.n_measured + model.n_dv :], rest[..., model.n_measured :][..., : model.n_dv]
+            with torch.inference_mode():
+                found.append((model.rollout(at, u + unit, d) - model.rollout(at, u, d)).flatten(1).T)
+        if not torch.allclose(*found, rtol=1e-6, atol=1e-6 * float(found[0].abs().max())):
+            raise ControlError(
+                f"a {type(model).__name__} is not linear", f"linear MPC of {self.spec.name}",
+                "Train `arx` or `subspace`, or plan with a planner for world models.",
+            )  # fmt: skip
+        return found[0].clone()
+
+    def _predict(self, moves: Tensor) -> Tensor:
+        """Measurements (batch x horizon x n_measured) under scaled moves (batch x horizon x n_mv)."""
+        d = self._d[:, None].expand(-1, self.horizon, -1)
+        return self.model.rollout(self._history, moves * self._span + self._low, d) + self._bias
+
+    def _learn_bias(self, measured: Tensor) -> None:
+        """Compare what each of the last samples predicts for now, told the moves since, with what is."""
+        model, h = self.model, self.horizon
+        w, n, dv, mv = model.config.window, self._history.shape[1], model.n_measured, model.n_measured + model.n_dv
+        ends = n - 2 - torch.arange(h)  # k = 1..h samples ago
+        ahead = ends[:, None] + torch.arange(h)
+        windows = self._history[:, ends[:, None] + torch.arange(-w + 1, 1)]
+        d = self._history[:, ahead.clamp(max=n - 1)][..., dv:mv]
+        u = self._history[:, (ahead + 1).clamp(max=n - 1)][..., mv:]
+        # A move that is not known spoils every prediction that depends on it.
+        spoilt = (torch.isnan(u).any(-1) & (ahead + 1 < n)).any(-1)
+        y = model.rollout(windows.flatten(0, 1), u.nan_to_num().flatten(0, 1), d.nan_to_num().flatten(0, 1))
+        error = measured[:, None] - y.view(self.batch, h, h, -1).diagonal(dim1=1, dim2=2).mT
+        good = torch.isfinite(error) & ~spoilt[..., None] & (torch.arange(h) < self._known - 1)[:, None]
+        a = self.config.bias_filter
+        self._bias = torch.where(good, (1 - a) * self._bias + a * error, self._bias)
+
+    def _goals(self, targets: Targets) -> Tensor:
+        ahead = np.minimum(np.arange(self.horizon), targets.values.shape[1] - 1)
+        return _double(targets.values[:, ahead]).expand(self.batch, -1, -1)
+
+    def _solve(self, free: Tensor, goals: Tensor, previous: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The change (batch x horizon x n_mv, scaled) of moves held at `previous` that costs least."""
+        h, m, batch, c = self.horizon, len(self._span), self.batch, self.config
+        gain = self._gain.view(h, -1, h * m)
+        hold = previous.repeat(1, h)
+        # (rows, offset, what a unit below and above zero costs)
+        error = (free[..., self._columns] - goals) / self._scale
+        unit = torch.ones_like(error[0]).flatten()
+        terms = [((gain[:, self._columns] / self._scale[:, None]).flatten(0, 1), error.flatten(1), -unit, unit)]
+        if c.guardrails and self._rails:
+            past = self._sign * (free[..., self._watched] - self._limit) + c.guard
+            rows, price = (gain[:, self._watched] * self._sign[:, None]).flatten(0, 1), self._price.repeat(h)
+            terms.append((rows, past.flatten(1), 0 * price, price))
+        eye, rate = torch.eye(h * m, dtype=torch.float64), self._rate.repeat(h).expand(batch, -1)
+        bounds = [(eye, hold - high.repeat(h)), (-eye, low.repeat(h) - hold)]
+        if bool((self._rate < 1.0).any()):
+            bounds += [(self._difference, -rate), (-self._difference, -rate)]
+        hard = torch.full((h * m,), _HARD, dtype=torch.float64)
+        terms += [(rows, offset, 0 * hard, hard) for rows, offset in bounds]
+        a, offset, least, most = (torch.cat(v, -1 if i == 1 else 0) for i, v in enumerate(zip(*terms, strict=True)))
+        share = self._effort_span.repeat(h) ** 2
+        p = torch.diag(2 * c.effort / share + 1e-6) + 2 * c.suppression * self._difference.T @ self._difference
+        q = 2 * c.effort * (hold - self._effort_low.repeat(h)) / share
+        p, a, least, most = (v.expand(batch, *v.shape) for v in (p, a, least, most))
+        x = qp.solve(p, q, a, offset, least, most, _STEPS * c.iterations)
+        return torch.nan_to_num(x).view(batch, h, m)
+
+    def _decision(self, moves: Tensor, predicted: Tensor, sound: Tensor, began: float) -> Decision:
+        guard = self.config.guard
+        margins = self._sign * (self._limit - predicted[..., self._watched]) - guard
+        violation = (-margins).clamp(min=0).amax((1, 2)) if self._rails else torch.zeros(self.batch)
+        status = tuple(
+            Status.INFEASIBLE if not ok else Status.RECOVERY if bad else Status.OPTIMAL
+            for ok, bad in zip(sound.tolist(), (violation > _BROKEN).tolist(), strict=True)
+        )
+        plan = (moves * self._span + self._low).numpy()
+        return Decision(
+            moves=plan[:, 0],
+            plan=plan,
+            predicted=predicted.numpy(),
+            margins=margins.numpy(),
+            calibrated=np.full(margins.shape[1:], guard),
+            guardrails=tuple(g.name for g in self._rails),
+            status=status,
+            violation=violation.numpy(),
+            surprise=np.zeros(self.batch),
+            bias=self._bias[:, 0].numpy(),
+            solve_time_s=time.perf_counter() - began,
+        )
+
+
+def _inside(moves: Tensor, previous: Tensor, low: Tensor, high: Tensor, rate: Tensor) -> Tensor:
+    """`moves` (batch x horizon x n_mv) cut to the limits and, step by step from the move in force, to the rate."""
+    steps, last = [], previous
+    for k in range(moves.shape[1]):
+        last = torch.minimum(torch.maximum(moves[:, k].clamp(low, high), last - rate), last + rate)
+        steps.append(last)
+    return torch.stack(steps, 1)
+
+
+def _double(values: object) -> Tensor:
+    return torch.tensor(np.array(values, dtype=np.float64))
