@@ -60,6 +60,13 @@ class Queries:
         """Every tag that is known."""
         return list(self._tags)
 
+    @property
+    def units(self) -> dict[str, str]:
+        """Tag -> the unit its values are stored in."""
+        with self._reading() as c:
+            t = schema.tag.c
+            return {name: unit for name, unit in c.execute(select(t.name, t.unit).where(t.plant == self.plant))}
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with explained(self.location), self.engine.connect() as connection:
@@ -97,6 +104,18 @@ class Queries:
             for tag in dict.fromkeys(tags)
         ]
         return pl.concat(frames) if frames else pl.DataFrame(schema={"tag": pl.String, **_SAMPLE})
+
+    def before(self, tags: Sequence[str], start_s: float) -> pl.DataFrame:
+        """The last usable sample of each tag before `start_s`: tag, ts, value, quality. Tags without one are left out."""
+        s = schema.sample.c
+        usable = (s.value.is_not(None), s.quality != int(Quality.BAD), s.ts < microseconds(start_s))
+        rows = []
+        with self._reading() as c:
+            for tag in dict.fromkeys(tags):
+                query = select(s.ts, s.value, s.quality).where(s.tag_id == self.tag_id(tag), *usable)
+                if row := c.execute(query.order_by(s.ts.desc()).limit(1)).first():
+                    rows.append((tag, *row))
+        return pl.DataFrame(rows, schema={"tag": pl.String, **_SAMPLE}, orient="row")
 
     def grid(
         self, tags: Sequence[str], start_s: float, end_s: float, step_s: float, max_age_s: float | None = None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.table import Table
 from plant.controller_nodes import CONTROLLER_ENDPOINT
 from plant.errors import HomeostatError
 from plant.spec import PlantSpec, builtin_plants, load_spec
+
+if TYPE_CHECKING:
+    from models.data_check import DataReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -261,7 +264,7 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings) -> None:
 
         trained = train_plant(
             spec, store, target, command, settings.model, settings.training, report,
-            lambda text: bar.update(task, description=text),
+            lambda text: bar.update(task, description=text), say_data,
         )  # fmt: skip
         bar.update(task, description="trained")
     if trained is None:
@@ -272,6 +275,14 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings) -> None:
     if trained.suspect:
         err.print(f"[bold]SUSPECT[/bold]: {'; '.join(trained.suspect)}. Do not close a loop with this model.")
         raise typer.Exit(1)
+
+
+def say_data(report: DataReport) -> None:
+    """What a check found in training data: one line, then one for each finding; the error itself is said where it ends."""
+    err.print(f"data: {report.summary}", highlight=False, soft_wrap=True)
+    for finding in report.findings:
+        if finding.severity is not finding.severity.ERROR:
+            err.print(escape(f"  {finding}"), highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: `homeostat control reactor --mode advisory`")

@@ -23,7 +23,8 @@ from models import ranks
 from models.calibration import Calibration, calibrate
 from models.checkpoint import Checkpoint, save
 from models.config import ModelConfig, TrainingConfig
-from models.dataset import Split, load_runs, split_runs
+from models.data_check import DataReport, check_runs
+from models.dataset import Counts, Split, load_runs, split_runs
 from models.diagnostics import diagnose, suspicions
 from models.training import Report, train
 from models.windows import Run
@@ -53,14 +54,20 @@ def train_plant(
     training: TrainingConfig | None = None,
     report: Report | None = None,
     stage: Stage = lambda text: None,
+    checked: Callable[[DataReport], None] = lambda report: None,
 ) -> Trained | None:
     """Train, calibrate, diagnose and save to `out`; None in all but the first process of a `torchrun`. Splits are by run; nothing reported was trained or calibrated on.
 
-    Raises `ModelError` when the history cannot teach anything, or breaks the recording policy.
+    `checked` is told what was found in the data before training begins. Raises `ModelError` when the history cannot teach
+    anything, or breaks the recording policy.
     """
     model, training = model or ModelConfig(), training or TrainingConfig()
     stage("reading the historian")
-    runs = load_runs(historian, spec)
+    counts: Counts = Counts()
+    runs = load_runs(historian, spec, counts=counts)
+    found = check_runs(spec, runs, model, counts)
+    checked(found)
+    found.refuse()
     _enforce_policy(spec, runs)
     parts = split_runs(runs, training.validation_share, training.calibration_share, training.seed)
     began, history = time.perf_counter(), History()

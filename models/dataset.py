@@ -1,23 +1,58 @@
-"""From the historian to runs a model can learn from, and the split of those runs."""
+"""From a plant's history to runs a model can learn from, and the split of those runs.
+
+A run's values are those in force at each instant of the sample grid: the last at or before it, never one from before the
+run. A measurement slower than the sample time (`period_s`) is there at the instants it is new, and missing between.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from historian import Historian
 from models.windows import Run
 from plant.errors import ModelError
-from plant.spec import PlantSpec
+from plant.spec import PlantSpec, Tag
 
 Array = NDArray[np.float64]
 Column = tuple[NDArray[np.int64], Array]  # times in microseconds, values
+Counts = Counter[tuple[str, str]]  # (what, tag) -> how many; tag "" where it is not of one tag
 _BLOCK = 180  # samples: a long recording is cut into blocks of this many, so that a split can tell them apart
 _LATE = 0.6  # of a sample: an MV that still moves after this was not held, and no one move describes the interval
+_ROWS = 1_000_000  # of a history read at once, about
+
+
+class Source(Protocol):
+    """What runs are read from: a `Historian`, or a folder of Parquet files. Times in int64 microseconds are `ts`."""
+
+    @property
+    def location(self) -> str: ...
+
+    @property
+    def tags(self) -> list[str]: ...
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Tag -> the unit its values are stored in."""
+        ...
+
+    def runs(self, kinds: Sequence[str] | None = None) -> pl.DataFrame:
+        """Runs, oldest first: kind, start_ts, end_ts (null while open)."""
+        ...
+
+    def history(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
+        """Samples in [start, end]: tag, ts, value (null where bad), each tag's in the order they were stored in."""
+        ...
+
+    def before(self, tags: Sequence[str], start_s: float) -> pl.DataFrame:
+        """The last usable sample of each tag before `start_s`: tag, ts, value."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,57 +66,98 @@ class Split:
     digest: str
 
 
-def load_runs(historian: Historian, spec: PlantSpec, kinds: Sequence[str] | None = None) -> list[Run]:
-    """Every closed run of the historian on the sample grid of `spec`. Raises `ModelError` when a tag or all data are
-    missing, or when a recorded run is above what the recording policy allows to be used."""
-    missing = [t.name for t in spec.online if t.name not in historian.tags]
-    if missing:
+@dataclass(frozen=True)
+class _Block:
+    """A stretch of the grid of the run that began at `begin`."""
+
+    kind: str
+    begin: int
+    grid: NDArray[np.int64]
+
+
+def load_runs(
+    source: Source, spec: PlantSpec, kinds: Sequence[str] | None = None, counts: Counts | None = None
+) -> list[Run]:
+    """Every closed run of `source` on the sample grid of `spec`; see `iter_runs`."""
+    return list(iter_runs(source, spec, kinds, counts))
+
+
+def iter_runs(
+    source: Source, spec: PlantSpec, kinds: Sequence[str] | None = None, counts: Counts | None = None
+) -> Iterator[Run]:
+    """The closed runs of `source` one after another, read in parts: what they hold together need not fit into memory.
+
+    Samples out of order are put in order, of several at one time the last stored stands, what is not finite is missing,
+    and where runs overlap the later one begins where the earlier ends. `counts` is told how many there were of each:
+    ("out of order", tag), ("doubled", tag), ("not finite", tag), ("overlapping", ""), ("changed within a run", tag) of
+    constants.
+
+    Raises `ModelError` when a tag or all data are missing, or when a tag is stored in another unit than the plant's.
+    """
+    if missing := [t.name for t in spec.online if t.name not in source.tags]:
         raise ModelError(
-            f"the historian holds no {', '.join(missing)}", historian.location, f"Record {spec.name} first (`record`)."
+            f"the historian holds no {', '.join(missing)}", source.location, f"Record {spec.name} first (`record`)."
         )
-    table = historian.runs(kinds).drop_nulls("end_ts")
-    if table.is_empty():
-        raise ModelError(
-            "the historian holds no finished run", historian.location, "Run `homeostat excite` or `record` first."
-        )
+    counts = Counter() if counts is None else counts
     fallback = [g.fallback_tag for g in spec.guardrails]
     online = [t.name for t in spec.online]
     watched = [g.tag if g.tag not in online else None for g in spec.guardrails]  # hidden quantities
-    labelled = [t for t in dict.fromkeys([*fallback, *watched]) if t and t in historian.tags]
-    tags = online + labelled
-    begin, end = float(table["start_ts"].min()) / 1e6, float(table["end_ts"].max()) / 1e6  # type: ignore[arg-type]
-    history = historian.history(tags, begin, end)
-    columns: dict[str, Column] = {}
+    tags = online + [t for t in dict.fromkeys([*fallback, *watched]) if t and t in source.tags]
     for tag in tags:
-        rows = history.filter(history["tag"] == tag)
-        columns[tag] = (rows["ts"].to_numpy(), rows["value"].cast(float).fill_null(np.nan).to_numpy())
+        stored = source.units.get(tag, spec.tag(tag).unit)
+        if stored != spec.tag(tag).unit:
+            raise ModelError(
+                f"{tag} is stored in {stored}, the plant file says {spec.tag(tag).unit}",
+                source.location,
+                "Correct the unit in the plant file with its ranges and limits, or convert the history.",
+            )
+    table = source.runs(kinds).drop_nulls("end_ts")
+    if table.is_empty():
+        raise ModelError(
+            "the historian holds no finished run", source.location, "Run `homeostat excite` or `record` first."
+        )
     step = round(spec.sample_time_s * 1e6)
-    runs = []
-    for row in table.iter_rows(named=True):
-        count = (row["end_ts"] - row["start_ts"]) // step + 1
-        for first in range(0, count, _BLOCK):
-            grid = row["start_ts"] + step * np.arange(first, min(first + _BLOCK, count), dtype=np.int64)
-            if len(grid) < 2:
-                continue
-            at = {tag: _last_at(columns[tag], grid, row["start_ts"]) for tag in tags}
+    # What a scan stores of every tag, if all of them change.
+    instants = max(_BLOCK, int(_ROWS / (len(tags) * max(1.0, spec.sample_time_s / spec.scan_time_s))))
+    carried, read_to = _at_start(source, spec, table), int(table["start_ts"].min()) - 1  # type: ignore[arg-type]
+    for blocks in _parts(_blocks(table, step, counts), instants):
+        end = int(blocks[-1].grid[-1])
+        history = source.history(tags, (read_to + 1) / 1e6, end / 1e6)
+        columns = {tag: _column(history, tag, carried.get(tag), counts) for tag in tags}
+        read_to = end
+        carried = {tag: _last_of(column) for tag, column in columns.items()}
+        for tag in spec.constants:
+            columns[tag.name] = _usable(columns[tag.name])
+            carried[tag.name] = _last_of(columns[tag.name])
+        slow = {t.name: _news(columns[t.name], t, step) for t in spec.measured if _is_slow(t, spec)}
+        carried |= {tag: _last_of(column) for tag, column in slow.items()}
+        for block in blocks:
+            at = {tag: _last_at(columns[tag], block.grid, block.begin) for tag in tags}
+            # A slow tag is there where a value came in the interval that ends at the instant.
+            at |= {tag: _last_at(column, block.grid, block.begin, step - 1) for tag, column in slow.items()}
             for mv in spec.mvs:
-                at[mv.name][_unheld(columns[mv.name], grid, step, mv.range[1] - mv.range[0])] = np.nan
-            nothing = np.full(len(grid), np.nan)
-            runs.append(
-                Run(
-                    row["kind"],
-                    grid[0] / 1e6,
-                    np.stack([at[t.name] for t in spec.measured], 1),
-                    np.stack([at[t.name] for t in spec.dvs], 1) if spec.dvs else np.empty((len(grid), 0)),
-                    np.stack([at[t.name] for t in spec.mvs], 1),
-                    *(
-                        np.stack([at.get(t, nothing) if t else nothing for t in tags_of], 1)
-                        if tags_of else np.empty((len(grid), 0))
-                        for tags_of in (fallback, watched)
-                    ),
-                )
-            )  # fmt: skip
-    return runs
+                at[mv.name][_unheld(columns[mv.name], block.grid, step, mv.range[1] - mv.range[0])] = np.nan
+            yield _run(spec, block, at, fallback, watched, {t.name: columns[t.name] for t in spec.constants}, counts)
+
+
+def _run(
+    spec: PlantSpec, block: _Block, at: dict[str, Array], fallback: list[str | None], watched: list[str | None],
+    constants: dict[str, Column], counts: Counts,
+) -> Run:  # fmt: skip
+    nothing = np.full(len(block.grid), np.nan)
+
+    def together(columns: Sequence[Array]) -> Array:
+        return np.stack(columns, 1) if columns else np.empty((len(block.grid), 0))
+
+    held = []
+    for tag, column in constants.items():
+        value, changed = _constant(column, block.grid)
+        counts["changed within a run", tag] += changed
+        held.append(value)
+    measured, dvs, applied = (together([at[t.name] for t in tags]) for tags in (spec.measured, spec.dvs, spec.mvs))
+    labels, hidden = (together([at.get(t, nothing) if t else nothing for t in tags]) for tags in (fallback, watched))
+    known = np.array(held) if held else None
+    return Run(block.kind, block.grid[0] / 1e6, measured, dvs, applied, labels, hidden, known)
 
 
 def split_runs(runs: Sequence[Run], validation: float, calibration: float, seed: int) -> Split:
@@ -106,16 +182,112 @@ def split_runs(runs: Sequence[Run], validation: float, calibration: float, seed:
         )
     digest = hashlib.sha256()
     for r in runs:
-        for part in (r.measured, r.dvs, r.applied):
+        for part in (r.measured, r.dvs, r.applied, *([] if r.constants is None else [r.constants])):
             digest.update(np.ascontiguousarray(part).tobytes())
     return Split(**parts, digest=digest.hexdigest()[:16])
 
 
-def _last_at(column: Column, grid: NDArray[np.int64], begin: int) -> Array:
-    """The last value at or before each instant, none from before `begin` (another run)."""
+def _blocks(table: pl.DataFrame, step: int, counts: Counts) -> Iterator[_Block]:
+    """The grids of all runs, cut into blocks, in the order of time."""
+    ended = None
+    for row in table.sort("start_ts", maintain_order=True).iter_rows(named=True):
+        skipped = 0
+        if ended is not None and row["start_ts"] <= ended:
+            # One sample in two runs could be trained on in one and reported on in the other.
+            skipped = (ended - row["start_ts"]) // step + 1
+            counts["overlapping", ""] += 1
+        count = (row["end_ts"] - row["start_ts"]) // step + 1
+        for first in range(skipped, count, _BLOCK):
+            grid = row["start_ts"] + step * np.arange(first, min(first + _BLOCK, count), dtype=np.int64)
+            if len(grid) >= 2:
+                yield _Block(row["kind"], row["start_ts"], grid)
+        ended = row["end_ts"] if ended is None else max(ended, row["end_ts"])
+
+
+def _parts(blocks: Iterator[_Block], instants: int) -> Iterator[list[_Block]]:
+    """Blocks in lists of about as many grid instants."""
+    part, size = [], 0
+    for block in blocks:
+        part.append(block)
+        size += len(block.grid)
+        if size >= instants:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _at_start(source: Source, spec: PlantSpec, table: pl.DataFrame) -> dict[str, Column]:
+    """The constants in force when the first run began: they may have been stamped long before."""
+    names = [t.name for t in spec.constants]
+    rows = source.before(names, float(table["start_ts"].min()) / 1e6) if names else pl.DataFrame()  # type: ignore[arg-type]
+    return {r["tag"]: (np.array([r["ts"]]), np.array([r["value"]], float)) for r in rows.iter_rows(named=True)}
+
+
+def _column(history: pl.DataFrame, tag: str, carried: Column | None, counts: Counts) -> Column:
+    """A tag's samples in order of time, one a time, after the last one of the part before."""
+    rows = history.filter(history["tag"] == tag)
+    ts, value = rows["ts"].to_numpy(), rows["value"].cast(float).fill_null(np.nan).to_numpy().copy()
+    counts["not finite", tag] += int(np.isinf(value).sum())
+    value[np.isinf(value)] = np.nan
+    if len(ts) > 1 and (descents := int((ts < np.maximum.accumulate(ts)).sum())):
+        counts["out of order", tag] += descents
+        order = np.argsort(ts, kind="stable")
+        ts, value = ts[order], value[order]
+    last = np.append(np.diff(ts) > 0, True)[: len(ts)]
+    counts["doubled", tag] += int((~last).sum())
+    if not last.all():
+        ts, value = ts[last], value[last]
+    if carried is None:
+        return ts, value
+    return np.concatenate([carried[0], ts]), np.concatenate([carried[1], value])
+
+
+def _last_of(column: Column) -> Column:
+    ts, value = column
+    return ts[-1:], value[-1:]
+
+
+def _usable(column: Column) -> Column:
+    ts, value = column
+    return ts[np.isfinite(value)], value[np.isfinite(value)]
+
+
+def _constant(column: Column, grid: NDArray[np.int64]) -> tuple[float, int]:
+    """The value in force at the start of a block, however long ago it was stamped, else the first one in it; and how often
+    it changes within."""
+    ts, value = column
+    before = int(np.searchsorted(ts, grid[0], side="right"))
+    inside = value[max(before - 1, 0) : int(np.searchsorted(ts, grid[-1], side="right"))]
+    return (float(inside[0]), int((np.diff(inside) != 0).sum())) if len(inside) else (np.nan, 0)
+
+
+def _is_slow(tag: Tag, spec: PlantSpec) -> bool:
+    return tag.period_s is not None and tag.period_s > spec.sample_time_s
+
+
+def _news(column: Column, tag: Tag, step: int) -> Column:
+    """The samples that are new: another value than before, or the same again a whole period later. A server may stamp what
+    it holds anew at each scan."""
+    assert tag.period_s is not None
+    ts, value = column
+    if not len(ts):
+        return column
+    fresh = np.append(True, np.diff(value) != 0)
+    began = ts[np.maximum.accumulate(np.where(fresh, np.arange(len(ts)), 0))]
+    beat = (ts - began + step // 2) // round(tag.period_s * 1e6)
+    fresh |= np.append(False, np.diff(beat) > 0)
+    return ts[fresh], value[fresh]
+
+
+def _last_at(column: Column, grid: NDArray[np.int64], begin: int, oldest: int | None = None) -> Array:
+    """The last value at or before each instant and no older than `oldest`, none from before `begin` (another run)."""
     ts, value = column
     index = np.searchsorted(ts, grid, side="right") - 1
-    found = (index >= 0) & (ts[np.maximum(index, 0)] >= begin) if len(ts) else np.zeros(len(grid), bool)
+    at = ts[np.maximum(index, 0)] if len(ts) else np.zeros(len(grid), np.int64)
+    found = (index >= 0) & (at >= begin) if len(ts) else np.zeros(len(grid), bool)
+    if oldest is not None:
+        found &= grid - at <= oldest
     return np.where(found, value[np.maximum(index, 0)] if len(ts) else np.nan, np.nan)
 
 
@@ -123,6 +295,8 @@ def _unheld(column: Column, grid: NDArray[np.int64], step: int, span: float) -> 
     """Instants whose preceding interval saw the MV still moving late in it."""
     out = np.zeros(len(grid), bool)
     ts, value = column
+    inside = slice(max(int(np.searchsorted(ts, grid[0])) - 1, 0), int(np.searchsorted(ts, grid[-1], side="right")))
+    ts, value = ts[inside], value[inside]
     if len(ts) < 2:
         return out
     moved = np.flatnonzero(np.abs(np.diff(value)) > 0.01 * span) + 1

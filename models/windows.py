@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plant.errors import ModelError
-from plant.spec import PlantSpec
+from plant.spec import PlantSpec, Tag
 
 Array = NDArray[np.float64]
+_AT_ONCE = 65_536  # starts looked at together: what is made of them on the way is a few hundred times as large
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Run:
 
     `measured` (n x n_measured), `dvs` (n x n_dv), `applied` (n x n_mv): the moves in force during the interval that ends
     at each sample, `labels` (n x n_guardrail): the hidden worst value under the fallback (NaN when nobody labelled it),
-    `hidden` (n x n_guardrail): the value a guardrail watches where that is a hidden quantity (NaN elsewhere).
+    `hidden` (n x n_guardrail): the value a guardrail watches where that is a hidden quantity (NaN elsewhere),
+    `constants` (n_constant): what holds for the whole run; None where the plant has none.
     """
 
     kind: str
@@ -32,6 +35,7 @@ class Run:
     applied: Array
     labels: Array
     hidden: Array | None = None
+    constants: Array | None = None
 
     def __len__(self) -> int:
         return len(self.measured)
@@ -49,6 +53,19 @@ class Scale:
         """Mean and standard deviation of `rows` (n x channels) without NaN; no deviation is smaller than `floor`."""
         return Scale(np.nanmean(rows, axis=0), np.maximum(np.nanstd(rows, axis=0), floor))
 
+    @staticmethod
+    def fit_parts(parts: Sequence[Run], floor: Array) -> Scale:
+        """`fit` on the samples of many runs, without ever holding them together, to the same last bit."""
+        count, total, squares = np.zeros(len(floor), np.int64), np.zeros((1, len(floor))), np.zeros((1, len(floor)))
+        for rows in map(_finite_rows, parts):
+            count += np.isfinite(rows).sum(0)
+            # The running sum goes on as the first row: rows are added one by one, as a sum over all of them adds them.
+            total = np.concatenate([total, np.nan_to_num(rows, nan=0.0)]).sum(0, keepdims=True)
+        mean = total[0] / count
+        for rows in map(_finite_rows, parts):
+            squares = np.concatenate([squares, np.nan_to_num((rows - mean) ** 2, nan=0.0)]).sum(0, keepdims=True)
+        return Scale(mean, np.maximum(np.sqrt(squares[0] / count), floor))
+
     def apply(self, rows: Array) -> Array:
         return (rows - self.mean) / self.std
 
@@ -58,48 +75,83 @@ class WindowSet:
 
     A window is the last `window` samples of [measured, dvs, applied] and a mask of the same shape, flattened to
     `2 * window * channels`. Before a run's start it is padded with copies of its first sample, mask 0. Sequences begin
-    wherever at least `shortest` samples follow; those that outrun their run say so (`alive`).
+    wherever at least `shortest` samples follow; those that outrun their run say so (`alive`). What is constant within a run
+    is in no window: see `conditions`. With `folder` the tensors live in files there, and the operating system keeps in
+    memory what is used of them.
     """
 
-    def __init__(self, runs: Sequence[Run], channel: Scale, window: int, horizon: int, shortest: int = 1) -> None:
-        self.window, self.horizon = window, horizon
+    def __init__(
+        self, runs: Sequence[Run], channel: Scale, window: int, horizon: int, shortest: int = 1,
+        folder: Path | None = None, constant: Scale | None = None,
+    ) -> None:  # fmt: skip
+        self.window, self.horizon, self._folder = window, horizon, folder
         self.n_measured, self.n_dv = runs[0].measured.shape[1], runs[0].dvs.shape[1]
-        rows, mask, labels, hidden, first, last, starts = [], [], [], [], [], [], []
-        at = 0
-        for run in runs:
-            raw = np.concatenate([run.measured, run.dvs, run.applied], axis=1)
-            good = np.isfinite(raw)
-            rows.append(np.where(good, channel.apply(np.where(good, raw, 0.0)), 0.0))
-            mask.append(good)
-            labels.append(run.labels)
-            hidden.append(np.full_like(run.labels, np.nan) if run.hidden is None else run.hidden)
-            first.append(np.full(len(run), at))
-            last.append(np.full(len(run), at + len(run) - 1))
-            if len(run) >= shortest + 1:
-                starts.append(np.arange(at, at + len(run) - shortest))
-            at += len(run)
-        if not starts:
+        size, ahead = sum(len(r) for r in runs), [len(r) - shortest for r in runs if len(r) >= shortest + 1]
+        if not ahead:
             raise ModelError(
                 f"no run has more than {shortest} samples",
                 "world-model data",
                 "Record longer runs, or plan over a shorter horizon.",
             )
-        self.rows = torch.tensor(np.concatenate(rows), dtype=torch.float32)
-        self.mask = torch.tensor(np.concatenate(mask), dtype=torch.float32)
-        self.labels = torch.tensor(np.concatenate(labels), dtype=torch.float32)
-        self.hidden = torch.tensor(np.concatenate(hidden), dtype=torch.float32)
-        self.first, self.last = torch.tensor(np.concatenate(first)), torch.tensor(np.concatenate(last))
-        self.starts = torch.tensor(np.concatenate(starts))
-        activity = self._activity()
-        self.steady = self.starts[activity <= 0.05]
-        self.moving = self.starts[activity > 0.05]
+        channels, labels = len(channel.mean), runs[0].labels.shape[1]
+        self.rows, self.mask = self._tensor("rows", size, channels), self._tensor("mask", size, channels)
+        self.labels, self.hidden = self._tensor("labels", size, labels), self._tensor("hidden", size, labels)
+        whole = torch.long
+        self.first, self.last = self._tensor("first", size, dtype=whole), self._tensor("last", size, dtype=whole)
+        self.starts = self._tensor("starts", sum(ahead), dtype=whole)
+        at = begun = 0
+        for run in runs:
+            raw = np.concatenate([run.measured, run.dvs, run.applied], axis=1)
+            good, here = np.isfinite(raw), slice(at, at + len(run))
+            self.rows[here] = torch.tensor(np.where(good, channel.apply(np.where(good, raw, 0.0)), 0.0)).float()
+            self.mask[here] = torch.tensor(good).float()
+            self.labels[here] = torch.tensor(np.array(run.labels)).float()
+            self.hidden[here] = torch.nan if run.hidden is None else torch.tensor(np.array(run.hidden)).float()
+            self.first[here], self.last[here] = at, at + len(run) - 1
+            if (more := len(run) - shortest) > 0:
+                self.starts[begun : begun + more] = torch.arange(at, at + more)
+                begun += more
+            at += len(run)
+        self._constants = None if constant is None else _constants(runs, constant)
+        active = torch.cat(list(self._active()))
+        self.steady = self._chosen("steady", ~active)
+        self.moving = self._chosen("moving", active)
         self.danger = torch.empty(0, dtype=torch.long)
 
-    def _activity(self) -> Tensor:
-        """Largest change of any normalised channel over each start's horizon."""
-        ahead, _ = self.sequence(self.starts)
-        span = self.rows[ahead]
-        return (span.amax(1) - span.amin(1)).amax(1)
+    def _tensor(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        size = int(np.prod(shape))
+        if self._folder is None or size == 0:
+            return torch.empty(shape, dtype=dtype)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return torch.from_file(str(self._folder / name), shared=True, size=size, dtype=dtype).view(shape)
+
+    def _chosen(self, name: str, which: Tensor) -> Tensor:
+        """The starts that `which` (n_starts) marks."""
+        out, at = self._tensor(name, int(which.sum()), dtype=torch.long), 0
+        for some, kept in zip(self.starts.split(_AT_ONCE), which.split(_AT_ONCE), strict=True):
+            some = some[kept]
+            out[at : at + len(some)] = some
+            at += len(some)
+        return out
+
+    def _active(self) -> Iterator[Tensor]:
+        """Whether any normalised channel changes much over each start's horizon."""
+        for starts in self.starts.split(_AT_ONCE):
+            span = self.rows[self.sequence(starts)[0]]
+            yield (span.amax(1) - span.amin(1)).amax(1) > 0.05
+
+    def endangered(self, dangerous: Callable[[Tensor], Tensor]) -> Tensor:
+        """The starts over whose horizon any label is `dangerous` (labels (n x horizon+1 x n_guardrail) -> bool)."""
+        parts = self.starts.split(_AT_ONCE)
+        return torch.cat([s[dangerous(self.labels[self.sequence(s)[0]]).any(-1).any(-1)] for s in parts])
+
+    def conditions(self, index: Tensor) -> Tensor | None:
+        """What holds for the run of each sample of `index` (any shape): normalised constants (0 where unknown), then which
+        of them are known (..., 2 * n_constant); None where the plant has none."""
+        if self._constants is None:
+            return None
+        began, values = self._constants
+        return values[torch.searchsorted(began, index, right=True) - 1]
 
     @property
     def channels(self) -> int:
@@ -138,13 +190,46 @@ def channel_scale(spec: PlantSpec, runs: Sequence[Run]) -> Scale:
     """Normalisation of [measured, dvs, applied] from `runs`; a channel that hardly moves is scaled by its noise or by
     1/200 of its range, so that a constant tag is not amplified. Raises `ModelError` for a tag without any reading."""
     tags = [*spec.measured, *spec.dvs, *spec.mvs]
-    floor = np.array([max(3 * t.noise, (t.range[1] - t.range[0]) / 200) for t in tags])
-    rows = np.concatenate([np.concatenate([r.measured, r.dvs, r.applied], 1) for r in runs])
-    rows = np.where(np.isfinite(rows), rows, np.nan)
-    if silent := [tags[i].name for i in np.flatnonzero(np.isnan(rows).all(axis=0))]:
+    seen = np.zeros(len(tags), bool)
+    for run in runs:
+        seen |= np.isfinite(_finite_rows(run)).any(0)
+    _need_readings(spec, [t for t, some in zip(tags, seen, strict=True) if not some])
+    return Scale.fit_parts(runs, _floor(tags))
+
+
+def constant_scale(spec: PlantSpec, runs: Sequence[Run]) -> Scale | None:
+    """Normalisation of what is constant within a run, each run counted once; None where the plant has none. Raises
+    `ModelError` for a tag that no run knows."""
+    if not spec.constants:
+        return None
+    rows = np.stack([np.full(len(spec.constants), np.nan) if r.constants is None else r.constants for r in runs])
+    _need_readings(spec, [t for i, t in enumerate(spec.constants) if not np.isfinite(rows[:, i]).any()])
+    return Scale.fit(np.where(np.isfinite(rows), rows, np.nan), _floor(spec.constants))
+
+
+def _floor(tags: Sequence[Tag]) -> Array:
+    return np.array([max(3 * t.noise, (t.range[1] - t.range[0]) / 200) for t in tags])
+
+
+def _need_readings(spec: PlantSpec, silent: list[Tag]) -> None:
+    if silent:
         raise ModelError(
-            f"{', '.join(silent)}: no reading in any run",
+            f"{', '.join(t.name for t in silent)}: no reading in any run",
             f"training data of {spec.name}",
             "Record it, or take it out of the plant file.",
         )
-    return Scale.fit(rows, floor)
+
+
+def _finite_rows(run: Run) -> Array:
+    """[measured, dvs, applied] (n x channels), NaN where there is no number."""
+    rows = np.concatenate([run.measured, run.dvs, run.applied], axis=1)
+    return np.where(np.isfinite(rows), rows, np.nan)
+
+
+def _constants(runs: Sequence[Run], scale: Scale) -> tuple[Tensor, Tensor]:
+    """The first sample of each run, and its normalised constants beside which of them are known."""
+    began = np.cumsum([0, *(len(r) for r in runs)])[:-1]
+    raw = np.stack([np.full(len(scale.mean), np.nan) if r.constants is None else r.constants for r in runs])
+    good = np.isfinite(raw)
+    both = np.concatenate([np.where(good, scale.apply(np.where(good, raw, 0.0)), 0.0), good], axis=1)
+    return torch.tensor(began), torch.tensor(both, dtype=torch.float32)

@@ -1,7 +1,8 @@
 """`PlantSpec`: what a plant is, from one validated YAML file.
 
 Tag roles in the field's words: MV manipulated, CV controlled, DV measured disturbance, AUX another measurement, HIDDEN a
-quantity only a laboratory or a simulator can label (never on the endpoint, may be in the historian).
+quantity only a laboratory or a simulator can label (never on the endpoint, may be in the historian), COND what is constant
+within a run (a batch, a patient, an engine's trim): it conditions the world model and is never predicted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Role(StrEnum):
     DV = "DV"
     AUX = "AUX"
     HIDDEN = "HIDDEN"
+    COND = "COND"
 
 
 class _Strict(BaseModel):
@@ -61,7 +63,8 @@ class Move(_Strict):
 
 class Tag(_Strict):
     """One signal. `range` is the engineering range (EURange), `noise` the sensor's standard deviation, `nominal` the
-    value at the usual operating point, all in `unit`. A `critical` tag that goes bad, stale or frozen sheds the loop."""
+    value at the usual operating point, all in `unit`. A `critical` tag that goes bad, stale or frozen sheds the loop.
+    `period_s` is how often a CV or AUX slower than the sample time has a new value; between two it is missing, not held."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
     role: Role
@@ -73,6 +76,7 @@ class Tag(_Strict):
     node_id: str | None = None
     critical: bool = False
     stale_s: Annotated[float, Field(gt=0)] | None = None
+    period_s: Annotated[float, Field(gt=0)] | None = None
     move: Move | None = None
 
     @model_validator(mode="after")
@@ -88,6 +92,8 @@ class Tag(_Strict):
             raise ValueError(f"move.limits {list(self.move.limits)} must lie inside range {list(self.range)}")
         if (self.role is Role.HIDDEN) != (self.node_id is None):
             raise ValueError("every tag on the endpoint needs a node_id, and a HIDDEN tag has none")
+        if self.period_s is not None and self.role not in (Role.CV, Role.AUX):
+            raise ValueError(f"only a CV or an AUX has a period_s; a {self.role} holds until it changes")
         return self
 
 
@@ -243,6 +249,11 @@ class PlantSpec(_Strict):
     @property
     def dvs(self) -> tuple[Tag, ...]:
         return self.with_role(Role.DV)
+
+    @property
+    def constants(self) -> tuple[Tag, ...]:
+        """COND: what the world model is conditioned on."""
+        return self.with_role(Role.COND)
 
     @property
     def online(self) -> tuple[Tag, ...]:

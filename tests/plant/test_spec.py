@@ -72,7 +72,7 @@ def test_good_file_loads(tmp_path: Path) -> None:
     [
         (("limts", 3), "limts", "unknown key"),
         (("tags.3.move.rate", 3), "tags.3.move.rate", "unknown key"),
-        (("tags.0.role", "PV"), "tags.0.role", "'MV', 'CV', 'DV', 'AUX' or 'HIDDEN'"),
+        (("tags.0.role", "PV"), "tags.0.role", "'MV', 'CV', 'DV', 'AUX', 'HIDDEN' or 'COND'"),
         (("tags.0.role", "MV"), "tags.0", "an MV needs a `move` section"),
         (("tags.3.role", "CV"), "tags.3", "an MV needs a `move` section and no other role has one"),
         (("tags.0.role", "AUX"), "file", "targets[0].tag names 'T', a AUX; expected CV"),
@@ -94,6 +94,8 @@ def test_good_file_loads(tmp_path: Path) -> None:
         (("tags.0.nominal", float("nan")), "tags.0.nominal", "finite number"),
         (("tags.0.range", [0, float("inf")]), "tags.0.range.1", "finite number"),
         (("guardrails.0.max", float("nan")), "guardrails.0.max", "finite number"),
+        (("tags.0.period_s", 0.0), "tags.0.period_s", "greater than 0"),
+        (("tags.1.period_s", 60.0), "tags.1", "only a CV or an AUX has a period_s; a DV holds until it changes"),
         (("tags.0.noise", -1), "tags.0.noise", "greater than or equal to 0"),
         (("tags.0.unit", None), "tags.0.unit", "Field required"),
         (("tags", []), "tags", "at least 1"),
@@ -121,6 +123,13 @@ def test_mistake_names_file_field_and_expectation(
     assert f"{field}: " in caught.value.what
     assert expectation in caught.value.what
     assert caught.value.fix
+
+
+def test_a_constant_of_a_run_is_on_the_endpoint_and_is_neither_measured_nor_a_disturbance(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, ("tags.1.role", "COND")))
+    assert [t.name for t in spec.constants] == ["F"]
+    assert [t.name for t in spec.online] == ["T", "F", "A", "U"]
+    assert [t.name for t in (*spec.measured, *spec.dvs)] == ["T", "A"]
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:

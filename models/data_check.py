@@ -1,0 +1,264 @@
+"""What is wrong with training data, said before training begins.
+
+Errors stop it: too little, an MV that never moved, nothing that moves at all, a tag nobody read, values plainly in another
+unit. What can be handled is, and is only told: gaps are masked, samples put in order, doubled ones dropped, a tag that
+never changes is scaled by its range so that its noise is not amplified.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import ModelConfig
+from models.dataset import Counts
+from models.windows import Run
+from plant.errors import ModelError
+from plant.spec import PlantSpec, Role, Tag
+
+Array = NDArray[np.float64]
+_STILL = 1e-3  # of a tag's range: what moves less has not moved
+_NOISE = 8.0  # standard deviations: the spread of a thousand samples that only noise moves stays within
+_BEYOND = 0.1  # of a tag's range: instruments read no further past its ends
+_CONVERSIONS = (
+    ("K", "degC", lambda v: v - 273.15), ("degC", "K", lambda v: v + 273.15), ("degF", "degC", lambda v: (v - 32) / 1.8),
+    ("degC", "degF", lambda v: 1.8 * v + 32),
+)  # fmt: skip
+_FACTORS = (1e-3, 1e3, 1e-2, 1e2, 60.0, 1 / 60)
+
+
+class Severity(StrEnum):
+    ERROR = "error"  # training would teach nothing, or something wrong
+    WARNING = "warning"
+    NOTE = "note"  # handled; nothing to do
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found: what, where (tag, run) and what to do."""
+
+    severity: Severity
+    what: str
+    where: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.what} ({self.where}). {self.fix}"
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """`summary` in a line, and findings, the gravest first."""
+
+    summary: str
+    findings: tuple[Finding, ...]
+
+    def refuse(self) -> None:
+        """Raise the first error as a `ModelError` that tells how many more there are."""
+        errors = [f for f in self.findings if f.severity is Severity.ERROR]
+        if errors:
+            more = f" (and {len(errors) - 1} more: {'; '.join(f.what for f in errors[1:4])})" if errors[1:] else ""
+            raise ModelError(errors[0].what + more, errors[0].where, errors[0].fix)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Each channel of each run: share of samples that are there, least, middle and greatest value (runs x channels)."""
+
+    there: Array
+    low: Array
+    middle: Array
+    high: Array
+
+
+def check_runs(spec: PlantSpec, runs: Sequence[Run], model: ModelConfig, counts: Counts | None = None) -> DataReport:
+    """Look at every run and say what is wrong with it. `counts` is what `dataset.iter_runs` told while reading."""
+    tags = [*spec.measured, *spec.dvs, *spec.mvs]
+    samples = sum(len(r) for r in runs)
+    hours = samples * spec.sample_time_s / 3600
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(r.kind for r in runs).items()))
+    summary = (
+        f"{len(runs)} runs ({kinds or 'none'}), {samples} samples of {spec.sample_time_s:g} s, {hours:.1f} plant-hours"
+    )
+    where = f"training data of {spec.name}"
+    if samples < 20 * model.horizon:
+        short = Finding(
+            Severity.ERROR, f"only {samples} samples ({hours:.2f} plant-hours)", where,
+            f"A horizon of {model.horizon} needs {20 * model.horizon} at least: record more, or run `homeostat excite`.",
+        )  # fmt: skip
+        return DataReport(summary, (short,))
+    facts, found = _facts(runs, len(tags)), []
+    if max(len(r) for r in runs) <= model.horizon:
+        found.append(Finding(
+            Severity.WARNING, f"no run is longer than the horizon of {model.horizon} samples", where,
+            "Predictions that far ahead are never tested: record longer runs, or plan over a shorter horizon.",
+        ))  # fmt: skip
+    for i, tag in enumerate(tags):
+        found += _of_tag(spec, tag, runs, *(getattr(facts, n)[:, i] for n in ("there", "low", "middle", "high")))
+    found += _steady(spec, tags, facts, where)
+    found += _of_constants(spec, runs)
+    found += _of_reading(counts or Counter(), where)
+    order = list(Severity)
+    return DataReport(summary, tuple(sorted(found, key=lambda f: order.index(f.severity))))
+
+
+def _facts(runs: Sequence[Run], channels: int) -> _Facts:
+    there, low, middle, high = (np.full((len(runs), channels), np.nan) for _ in range(4))
+    for i, run in enumerate(runs):
+        rows = np.concatenate([run.measured, run.dvs, run.applied], axis=1)
+        rows = np.where(np.isfinite(rows), rows, np.nan)
+        there[i] = np.isfinite(rows).mean(0)
+        if (some := there[i] > 0).any():
+            low[i, some], high[i, some] = np.nanmin(rows[:, some], 0), np.nanmax(rows[:, some], 0)
+            middle[i, some] = np.nanmedian(rows[:, some], 0)
+    return _Facts(there, low, middle, high)
+
+
+def _of_tag(
+    spec: PlantSpec, tag: Tag, runs: Sequence[Run], there: Array, low: Array, middle: Array, high: Array
+) -> list[Finding]:
+    """What is wrong with one channel, from its figures in each run (runs,)."""
+    where, known = f"tag {tag.name} of {spec.name}", there > 0
+    if not known.any():
+        return [Finding(Severity.ERROR, f"{tag.name}: no reading in any run", where,
+                        "Record it, or take it out of the plant file.")]  # fmt: skip
+    found = _range(spec, tag, runs, known, low, middle, high)
+    span, reach = float(high[known].max() - low[known].min()), tag.range[1] - tag.range[0]
+    if tag.role is Role.MV and span <= _STILL * reach:
+        found.append(Finding(
+            Severity.ERROR, f"{tag.name} never moved: it is {low[known].min():g} {tag.unit} throughout", where,
+            "What it does cannot be learned: excite it (`homeostat excite`), or take it out of the plant file.",
+        ))  # fmt: skip
+    elif tag.role is Role.MV and (high - low)[known].max() <= _STILL * reach:
+        found.append(Finding(
+            Severity.WARNING, f"{tag.name} moves between runs and never within one", where,
+            "How fast it acts can hardly be learned: excite it within runs.",
+        ))  # fmt: skip
+    elif span == 0.0:
+        fix = "Nothing is learned of it: is the instrument alive? If it must be so, take it out of the plant file."
+        if tag.role is Role.DV:
+            fix = "What it does cannot be learned: plan only where it stays there, or record it while it changes."
+        found.append(Finding(Severity.WARNING, f"{tag.name} is {middle[known][0]:g} {tag.unit} throughout", where, fix))
+    lengths = np.array([len(r) for r in runs])
+    share = 1 - float((there * lengths).sum() / lengths.sum())
+    slow = tag.period_s is not None and tag.period_s > spec.sample_time_s
+    expected = 1 - spec.sample_time_s / tag.period_s if slow and tag.period_s else 0.0
+    if share > expected + 1e-9:
+        extra = f", {expected:.0%} of them because it is measured every {tag.period_s:g} s" if slow else ""
+        severity = Severity.NOTE if share < expected + 0.5 * (1 - expected) else Severity.WARNING
+        fix = "Gaps are masked." if severity is Severity.NOTE else "Most of it is a gap: mend its connection."
+        found.append(Finding(severity, f"{tag.name} is missing in {share:.1%} of the samples{extra}", where, fix))
+    return found
+
+
+def _range(
+    spec: PlantSpec, tag: Tag, runs: Sequence[Run], known: NDArray[np.bool_], low: Array, middle: Array, high: Array
+) -> list[Finding]:
+    """Values that the instrument cannot have read: of another unit, or of another tag."""
+    slack = _BEYOND * (tag.range[1] - tag.range[0])
+    bottom, top = tag.range[0] - slack, tag.range[1] + slack
+    outside = known & ((middle < bottom) | (middle > top)) & np.array([r.kind != "incident" for r in runs])
+    limits = f"{tag.range[0]:g}..{tag.range[1]:g} {tag.unit}"
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        many = f" (and in {int(outside.sum()) - 1} more runs)" if outside.sum() > 1 else ""
+        return [Finding(
+            Severity.ERROR, f"{tag.name} reads about {middle[first]:g}, its range is {limits}{many}",
+            f"{spec.name}, run at {_moment(runs[first])}, tag {tag.name}",
+            f"{_guess(tag, float(np.median(middle[outside])))}Convert what was recorded, or correct unit and range in the plant file.",
+        )]  # fmt: skip
+    beyond = known & ((low < bottom) | (high > top)) & np.array([r.kind != "incident" for r in runs])
+    if not beyond.any():
+        return []
+    first = int(np.flatnonzero(beyond)[0])
+    worst = low[first] if low[first] < bottom else high[first]
+    return [Finding(
+        Severity.WARNING, f"{tag.name} reads {worst:g} once at least, its range is {limits}; so in {int(beyond.sum())} runs",
+        f"{spec.name}, run at {_moment(runs[first])}, tag {tag.name}",
+        "A spike? It is learned from as it is: take it out, or widen the range.",
+    )]  # fmt: skip
+
+
+def _guess(tag: Tag, value: float) -> str:
+    """Which unit `value` may be in, in words; '' where none is likely."""
+    for stored, wanted, convert in _CONVERSIONS:
+        if tag.unit == wanted and tag.range[0] <= convert(value) <= tag.range[1]:
+            return f"That looks like {stored} instead of {wanted}. "
+    factor = min(_FACTORS, key=lambda f: abs(f * value - tag.nominal))
+    if tag.range[0] <= value * factor <= tag.range[1] and value != 0:
+        return f"Times {factor:.3g} it would be in range: is it stored in another unit than {tag.unit}? "
+    return f"Is it stored in another unit than {tag.unit}? "
+
+
+def _steady(spec: PlantSpec, tags: list[Tag], facts: _Facts, where: str) -> list[Finding]:
+    """Whether anything moves within any run."""
+    spans = np.nan_to_num(facts.high - facts.low, nan=0.0).max(0)
+    still = [max(_NOISE * t.noise, _STILL * (t.range[1] - t.range[0])) for t in tags]
+    if (spans > still).any():
+        return []
+    return [Finding(
+        Severity.ERROR, "nothing moves within any run: every tag stays within its noise", where,
+        "Steady data teach no dynamics: move the MVs (`homeostat excite`) and record that.",
+    )]  # fmt: skip
+
+
+def _of_constants(spec: PlantSpec, runs: Sequence[Run]) -> list[Finding]:
+    found = []
+    for i, tag in enumerate(spec.constants):
+        where = f"tag {tag.name} of {spec.name}"
+        values = np.array([np.nan if r.constants is None else r.constants[i] for r in runs])
+        known = values[np.isfinite(values)]
+        if not len(known):
+            found.append(Finding(Severity.ERROR, f"{tag.name}: no reading in any run", where,
+                                 "Record it, or take it out of the plant file."))  # fmt: skip
+            continue
+        if len(known) < len(values):
+            found.append(Finding(Severity.NOTE, f"{tag.name} is unknown in {len(values) - len(known)} runs", where,
+                                 "It is masked there."))  # fmt: skip
+        if np.ptp(known) == 0:
+            found.append(Finding(Severity.WARNING, f"{tag.name} is {known[0]:g} {tag.unit} in every run", where,
+                                 "What it does cannot be learned: record runs in which it differs."))  # fmt: skip
+        elif not (tag.range[0] <= np.median(known) <= tag.range[1]):
+            found.append(Finding(
+                Severity.ERROR,
+                f"{tag.name} reads about {np.median(known):g}, its range is {tag.range[0]:g}..{tag.range[1]:g} {tag.unit}",
+                where,
+                f"{_guess(tag, float(np.median(known)))}Convert what was recorded, or correct unit and range.",
+            ))  # fmt: skip
+    return found
+
+
+def _of_reading(counts: Counts, where: str) -> list[Finding]:
+    """What was put right while reading."""
+    said = {
+        "out of order": (Severity.NOTE, "{n} samples of {tag} were stored out of order", "They are put in order."),
+        "doubled": (Severity.NOTE, "{n} samples of {tag} share their time with a later one", "The last one stands."),
+        "not finite": (Severity.NOTE, "{n} samples of {tag} are infinite", "They count as missing."),
+        "overlapping": (
+            Severity.WARNING, "{n} runs begin before the one before has ended",
+            "Each begins where the other ends; record with one recorder at a time.",
+        ),
+        "changed within a run": (
+            Severity.WARNING, "{tag} is declared constant and changes {n} times within a block of a run",
+            "Its value at the start of each 180 samples counts: end the run when it changes, or declare it a DV.",
+        ),
+    }  # fmt: skip
+    found = []
+    for (what, tag), n in counts.items():
+        if n and what in said:
+            severity, text, fix = said[what]
+            found.append(Finding(severity, text.format(n=n, tag=tag), f"tag {tag}" if tag else where, fix))
+    return found
+
+
+def _moment(run: Run) -> str:
+    try:
+        return datetime.fromtimestamp(run.start_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, OSError, ValueError):
+        return f"{run.start_s:.0f} s"

@@ -1,0 +1,242 @@
+"""Bad training data are said before training begins: each by its tag, its run and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from historian import Historian
+from homeostat.training import train_plant
+from models.config import ModelConfig, TrainingConfig
+from models.data_check import DataReport, Severity, check_runs
+from models.dataset import load_runs
+from models.windows import Run
+from plant.errors import ModelError
+from plant.spec import PlantSpec
+
+MODEL = ModelConfig(window=3, latent=4, encoder_width=8, predictor_width=8, head_width=8, horizon=4)
+T0 = 1_700_000_000.0
+
+
+def tag(name: str, role: str, bounds: tuple[float, float], nominal: float, **more: Any) -> dict[str, Any]:
+    return {"name": name, "role": role, "description": f"Signal {name}", "unit": "degC", "range": bounds,
+            "nominal": nominal, "node_id": f"ns=2;s=heater.{name}", **more}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spec() -> PlantSpec:
+    return PlantSpec.model_validate({
+        "name": "heater",
+        "description": "A heater",
+        "endpoint": "opc.tcp://127.0.0.1:0/heater",
+        "sample_time_s": 2.0,
+        "scan_time_s": 2.0,
+        "tags": [
+            tag("T", "CV", (0.0, 150.0), 50.0, noise=0.1),
+            tag("D", "DV", (-20.0, 20.0), 0.0),
+            tag("U", "MV", (0.0, 100.0), 30.0, move={"limits": (0.0, 80.0), "rate_per_s": 5.0, "safe": 0.0}),
+            tag("C", "COND", (0.0, 10.0), 5.0),
+        ],
+    })  # fmt: skip
+
+
+def runs_of(count: int = 8, samples: int = 30, seed: int = 0) -> list[Run]:
+    """Runs with nothing wrong in them."""
+    rng = np.random.default_rng(seed)
+    return [
+        Run("recorded", T0 + 1000 * i, 50 + rng.normal(0, 5, (samples, 1)), rng.normal(0, 3, (samples, 1)),
+            rng.uniform(0, 80, (samples, 1)), np.empty((samples, 0)), constants=rng.uniform(2, 8, 1))
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def changed(runs: list[Run], part: str, change: Any, which: slice = slice(None)) -> list[Run]:
+    return [
+        replace(r, **{part: change(getattr(r, part))}) if i in range(*which.indices(len(runs))) else r
+        for i, r in enumerate(runs)
+    ]
+
+
+def refused(report: DataReport) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        report.refuse()
+    assert "\n" not in str(caught.value)
+    assert caught.value.fix
+    return caught.value
+
+
+def test_sound_data_are_not_refused(spec: PlantSpec):
+    report = check_runs(spec, runs_of(), MODEL)
+    report.refuse()
+    assert report.findings == ()
+    assert "8 runs (8 recorded), 240 samples of 2 s" in report.summary
+
+
+def test_too_little(spec: PlantSpec):
+    error = refused(check_runs(spec, runs_of(2), MODEL))
+    assert "only 60 samples" in error.what
+    assert "80 at least" in error.fix
+
+
+def test_nothing_at_all(spec: PlantSpec):
+    assert "only 0 samples" in refused(check_runs(spec, [], MODEL)).what
+
+
+def test_an_mv_that_never_moved(spec: PlantSpec):
+    error = refused(check_runs(spec, changed(runs_of(), "applied", lambda a: np.full_like(a, 30.0)), MODEL))
+    assert "U never moved: it is 30 degC" in error.what
+    assert "excite" in error.fix
+
+
+def test_an_mv_that_moves_between_runs_only(spec: PlantSpec):
+    report = check_runs(spec, changed(runs_of(), "applied", lambda a: np.full_like(a, a[0, 0])), MODEL)
+    report.refuse()
+    assert [f.severity for f in report.findings] == [Severity.WARNING]
+    assert "never within one" in report.findings[0].what
+
+
+def test_nothing_moves_in_any_run(spec: PlantSpec):
+    runs = changed(runs_of(), "applied", lambda a: np.full_like(a, a[0, 0]))
+    runs = changed(runs, "dvs", np.zeros_like)
+    noise = np.random.default_rng(1)
+    runs = changed(runs, "measured", lambda y: y[0, 0] + noise.normal(0, 0.1, y.shape))
+    error = refused(check_runs(spec, runs, MODEL))
+    assert "nothing moves within any run" in error.what
+
+
+@pytest.mark.parametrize(("part", "name", "hint"), [("measured", "T", "instrument"), ("dvs", "D", "plan only where")])
+def test_a_constant_measurement_is_told_and_scaled_by_its_range(spec: PlantSpec, part: str, name: str, hint: str):
+    report = check_runs(spec, changed(runs_of(), part, lambda a: np.full_like(a, 7.0)), MODEL)
+    report.refuse()
+    (finding,) = report.findings
+    assert f"{name} is 7 degC throughout" in finding.what
+    assert hint in finding.fix
+
+
+def test_kelvin_in_a_celsius_tag_names_both(spec: PlantSpec):
+    error = refused(check_runs(spec, changed(runs_of(), "measured", lambda y: y + 273.15), MODEL))
+    assert "T reads about 32" in error.what
+    assert "0..150 degC" in error.what
+    assert "K instead of degC" in error.fix
+
+
+def test_one_run_in_another_unit_is_named(spec: PlantSpec):
+    error = refused(check_runs(spec, changed(runs_of(), "measured", lambda y: 100 * y, slice(3, 4)), MODEL))
+    assert "run at 2023-11-14 23:03:20, tag T" in error.where
+    assert "Times 0.01" in error.fix
+
+
+def test_incidents_may_leave_the_range_and_spikes_are_told(spec: PlantSpec):
+    runs = runs_of()
+    far = [replace(r, kind="incident", measured=r.measured + 300) for r in runs_of(3, seed=1)]
+    assert check_runs(spec, [*runs, *far], MODEL).findings == ()
+    runs[2].measured[5] = 900.0
+    (finding,) = check_runs(spec, runs, MODEL).findings
+    assert finding.severity is Severity.WARNING
+    assert "reads 900" in finding.what
+
+
+def test_gaps_are_masked_and_told(spec: PlantSpec):
+    runs = runs_of()
+    runs[0].measured[3:9] = np.nan
+    (note,) = check_runs(spec, runs, MODEL).findings
+    assert note.severity is Severity.NOTE
+    assert "T is missing in 2.5%" in note.what
+    for run in runs:
+        run.measured[:20] = np.nan
+    assert check_runs(spec, runs, MODEL).findings[0].severity is Severity.WARNING
+
+
+def test_a_tag_nobody_read(spec: PlantSpec):
+    error = refused(check_runs(spec, changed(runs_of(), "dvs", lambda d: np.full_like(d, np.nan)), MODEL))
+    assert "D: no reading in any run" in error.what
+    error = refused(check_runs(spec, changed(runs_of(), "constants", lambda c: np.full_like(c, np.nan)), MODEL))
+    assert "C: no reading in any run" in error.what
+
+
+def test_constants(spec: PlantSpec):
+    same = check_runs(spec, changed(runs_of(), "constants", lambda c: np.full_like(c, 4.0)), MODEL)
+    assert "C is 4 degC in every run" in same.findings[0].what
+    some = check_runs(spec, changed(runs_of(), "constants", lambda c: np.full_like(c, np.nan), slice(2)), MODEL)
+    assert "C is unknown in 2 runs" in some.findings[0].what
+    told = check_runs(spec, runs_of(), MODEL, Counter({("changed within a run", "C"): 3}))
+    assert "changes 3 times" in told.findings[0].what
+
+
+def test_what_was_put_right_while_reading_is_told(spec: PlantSpec):
+    counts = Counter({("doubled", "T"): 3, ("out of order", "U"): 2, ("overlapping", ""): 1, ("doubled", "D"): 0})
+    report = check_runs(spec, runs_of(), MODEL, counts)
+    assert [f.severity for f in report.findings] == [Severity.WARNING, Severity.NOTE, Severity.NOTE]
+    assert any(f.what == "3 samples of T share their time with a later one" for f in report.findings)
+
+
+def test_the_gravest_comes_first_and_the_others_are_counted(spec: PlantSpec):
+    runs = changed(changed(runs_of(), "applied", lambda a: np.full_like(a, 30.0)), "measured", lambda y: y + 273.15)
+    report = check_runs(spec, changed(runs, "dvs", np.zeros_like), MODEL)
+    assert [f.severity for f in report.findings] == [Severity.ERROR] * 2 + [Severity.WARNING]
+    assert "(and 1 more: U never moved" in refused(report).what
+
+
+@pytest.fixture
+def store(tmp_path: Path, spec: PlantSpec) -> Iterator[Historian]:
+    with Historian(tmp_path / "historian.db", spec.name) as historian:
+        yield historian
+
+
+def record(store: Historian, moves: Any = None) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        times: Any = T0 + 1000 * i + 2.0 * np.arange(40)
+        values = {"T": rng.normal(50, 5, 40), "D": rng.normal(0, 3, 40), "U": rng.uniform(0, 80, 40)}
+        store.sample_block({**values, "C": np.full(40, 4.0 + i % 2), **({} if moves is None else {"U": moves})}, times)
+        store.add_runs("recorded", [(float(times[0]), float(times[-1]))])
+    assert store.flush()
+
+
+def test_training_is_refused_before_it_begins(store: Historian, spec: PlantSpec, tmp_path: Path):
+    store.register(spec)
+    record(store, np.full(40, 30.0))
+    told: list[DataReport] = []
+    with pytest.raises(ModelError, match="U never moved"):
+        train_plant(spec, store, tmp_path / "out", "test", MODEL, TrainingConfig(steps=1), checked=told.append)
+    assert "12 runs" in told[0].summary
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tag_stored_in_another_unit_names_both(store: Historian, spec: PlantSpec):
+    other = spec.tag("T").model_copy(update={"unit": "K"})
+    store.register(spec.model_copy(update={"tags": (other, *spec.tags[1:])}))
+    record(store)
+    with pytest.raises(ModelError, match="T is stored in K, the plant file says degC"):
+        load_runs(store, spec)
+
+
+def test_runs_that_overlap_share_no_sample(store: Historian, spec: PlantSpec):
+    store.register(spec)
+    record(store)
+    store.add_runs("recorded", [(T0 + 20.0, T0 + 1010.0)])
+    counts: Counter[tuple[str, str]] = Counter()
+    runs = load_runs(store, spec, counts=counts)
+    assert counts["overlapping", ""] == 2
+    instants = np.concatenate([r.start_s + 2.0 * np.arange(len(r)) for r in runs])
+    assert len(np.unique(instants)) == len(instants)
+
+
+def test_the_constant_in_force_is_known_however_long_ago_it_was_stamped(store: Historian, spec: PlantSpec):
+    store.register(spec)
+    rng = np.random.default_rng(0)
+    times: Any = T0 + 2.0 * np.arange(400)
+    store.sample_block({"C": np.array([3.0, 6.0])}, np.array([T0 - 9000.0, T0 + 450.0]))
+    store.sample_block({n: rng.uniform(0, 20, 400) for n in ("T", "D", "U")}, times)
+    store.add_runs("recorded", [(T0, float(times[-1]))])
+    assert store.flush()
+    counts: Counter[tuple[str, str]] = Counter()
+    runs = load_runs(store, spec, counts=counts)
+    assert [float(r.constants[0]) for r in runs if r.constants is not None] == [3.0, 3.0, 6.0]
+    assert counts["changed within a run", "C"] == 1
