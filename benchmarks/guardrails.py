@@ -113,8 +113,13 @@ def measure(found: Found, seed: int, sizes: Sizes, amounts: Amounts, train: Trai
 
 
 def _mean(of: Sequence[Coverage], what: str) -> np.ndarray:
-    """Mean over the seeds (horizon x n_constraint)."""
-    return np.nanmean([getattr(c, what).double().numpy() for c in of], axis=0)
+    """Mean over the seeds (horizon x n_constraint), NaN where there is none."""
+    return np.ma.masked_invalid([getattr(c, what).double().numpy() for c in of]).mean(0).filled(np.nan)
+
+
+def _median(margins: np.ndarray) -> str:
+    known = margins[np.isfinite(margins)]
+    return f"{np.median(known):.3g}" if known.size else ""
 
 
 def _enough(of: Sequence[Coverage], predictions: float, runs: float) -> np.ndarray:
@@ -145,7 +150,7 @@ def held_out_table(report: Report, all_found: Sequence[Found], enough: int = ENO
                     [
                         found.spec.name, head.name, f"{100 * level:g} %", _span(share[:, j]),
                         f"{off[k]:+.2f} ± {100 * half[k, j]:.2f} at step {k + 1}" if judged[:, j].any() else "",
-                        f"{np.median(margin[:, j]):.3g} {unit}".strip(),
+                        f"{_median(margin[:, j])} {unit}".strip(),
                         int(_mean(of, "count")[:, j].min()), int(judged[:, j].sum()),
                     ]
                 )  # fmt: skip
@@ -169,8 +174,10 @@ def shift_table(report: Report, all_found: Sequence[Found], enough: int = ENOUGH
             judged = _enough(before, enough / len(of), ENOUGH_LOOPS / len(of))
             for j, head in enumerate(watched(found.spec)):
                 steps = judged[:, j] if judged[:, j].any() else np.ones(len(judged), bool)
+                if not _mean(before, "count")[:, j].any():
+                    continue  # nothing came near it
                 shares = [_mean(c, "share")[steps, j] for c in (before, after)]
-                widths = "/".join(f"{np.nanmedian(_mean(c, 'margin')[:, j]):.3g}" for c in (before, after))
+                widths = "/".join(_median(_mean(c, "margin")[:, j]) for c in (before, after))
                 adapted = _span(shares[1])
                 body.append(
                     [
