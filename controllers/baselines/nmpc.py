@@ -138,8 +138,8 @@ class NmpcController:
         batch, h, (_, nu, _, _) = len(observation.measured), self.horizon, self._shape
         now = self._estimator.update(observation) if self._estimator else self._as_read(observation)
         plan, predicted = np.empty((batch, h, nu)), np.empty((batch, h, len(self.spec.measured)))
-        known: NDArray[np.bool_] = np.isfinite(np.hstack([now.x, observation.applied])).all(axis=1)
-        known &= np.isfinite(observation.measured).any(axis=1)
+        known = np.asarray(np.isfinite(np.hstack([now.x, observation.applied])).all(axis=1))
+        known &= np.asarray(np.isfinite(observation.measured).any(axis=1))
         found = np.zeros(batch, bool)
         goals = targets.values[:, np.minimum(np.arange(h), targets.values.shape[1] - 1)]
         for b in range(batch):

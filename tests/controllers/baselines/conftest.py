@@ -54,9 +54,9 @@ def arx(bare: PlantSpec) -> Forecaster:
 
 def _stepped(
     spec: PlantSpec, controller: Controller, step: dict[str, float], targets: dict[str, float], *, batch: int = 1,
-    noise: float = 0.0, samples: int = 60, at: int = 20,
+    noise: float = 0.0, samples: int = 60, at: int = 20, hide_dvs: bool = True,
 ) -> Trajectories:  # fmt: skip
-    """A run at constant `targets` in which the disturbances `step` move at sample `at`; no DV shows it."""
+    """A run at constant `targets` in which the disturbances `step` move at sample `at`; unless `hide_dvs` is false, no DV shows it."""
     plant = SimulatedPlant(spec, 0, batch)
     names = plant.simulator.names
     levels = np.tile(np.array(plant.simulator.d0, float), (samples, batch, 1))
@@ -67,7 +67,7 @@ def _stepped(
     low, high = limits_of(spec)
     goals = np.tile([targets.get(t.tag, t.value) for t in spec.targets], (samples, 1))
     return close_loop(
-        controller, plant, goals, preview=False, move_low=low, move_high=high, first_move=plant.moves, hide_dvs=True
+        controller, plant, goals, preview=False, move_low=low, move_high=high, first_move=plant.moves, hide_dvs=hide_dvs
     )
 
 
