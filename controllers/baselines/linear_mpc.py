@@ -79,7 +79,7 @@ class LinearMpc:
     def reset(self) -> None:
         model = self.model
         rows = model.config.window + self.horizon
-        self._history = torch.full((self.batch, rows, model.channels), torch.nan, dtype=torch.float64)
+        self._history = torch.full((self.batch, rows, len(model.channel_mean)), torch.nan, dtype=torch.float64)
         self._bias = torch.zeros(self.batch, self.horizon, model.n_measured, dtype=torch.float64)
         self._d = _double([t.nominal for t in self.spec.dvs]).expand(self.batch, -1)
         self._known = 0  # samples in the history

@@ -69,8 +69,8 @@ def load_linear(folder: Path, spec: PlantSpec) -> Forecaster:
         for name, value in tensors.items():
             setattr(model, name, nn.Parameter(value))
         # Whatever is missing or does not fit shows in one prediction.
-        blank = torch.zeros(1, model.config.window, model.channels)
-        model.rollout(blank, torch.zeros(1, 2, model.n_mv), torch.zeros(1, 2, model.n_dv))
+        blank = torch.zeros(1, model.config.window, len(model.channel_mean))
+        model.rollout(blank, torch.zeros(1, 2, len(spec.mvs)), torch.zeros(1, 2, len(spec.dvs)))
     except (AttributeError, KeyError, RuntimeError, ValueError) as e:
         raise ModelError(f"it is damaged: {str(e).splitlines()[0]}", str(folder), "Train it again.") from e
     return model.eval()
