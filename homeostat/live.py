@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controllers.baselines.pid import PidController
+from controllers.baselines.standby import Standby
 from controllers.contracts import Mode
 from controllers.planning.mpc import JepaMpc
 from controllers.runtime.config import ControllerConfig
@@ -176,7 +178,9 @@ async def control_live(
     historian: Path | None,
     mode: Mode,
 ) -> None:
-    """Run a controller on a plant until `stop`, serving its node set; then give the MVs back."""
+    """Run a controller on a plant until `stop`, serving its node set; then give the MVs back. Raises `ControlError` when
+    the loops configured to stand by do not fit the plant."""
+    standing = Standby(controller, PidController(spec, config.standby)) if config.standby else controller
     async with contextlib.AsyncExitStack() as stack:
         store = None
         if historian is not None:
@@ -185,7 +189,7 @@ async def control_live(
         link, clock = await stack.enter_async_context(_connected(spec, endpoint))
         # The planner ends in time by itself, with its best plan so far; the loop's own deadline is the net below.
         controller.deadline_s = 0.8 * config.loop.deadline_s(spec.sample_time_s, clock.speed)
-        loop = ControlLoop(spec, config, link, controller, store, clock)
+        loop = ControlLoop(spec, config, link, standing, store, clock)
         server = await stack.enter_async_context(ControllerServer(loop))
         log.info("controller of %s at %s, starting in %s", spec.name, server.endpoint, mode)
         await _until(stop, loop.run(mode))

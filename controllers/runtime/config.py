@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from controllers.baselines.pid import PidLoop
 from controllers.planning.config import PlannerConfig
 from plant.controller_nodes import CONTROLLER_ENDPOINT
 from plant.spec import validate_yaml
@@ -92,11 +93,13 @@ class LoopConfig(_Strict):
 class ControllerConfig(_Strict):
     """A controller: its planner, its supervisor, its clockwork and where it serves its own nodes.
 
-    `preview`: scheduled targets are shown to the planner before they are due.
+    `preview`: scheduled targets are shown to the planner before they are due. `standby`: PID loops whose moves are sent
+    while the planner has no answer at all, fewer than `supervisor.recovery_samples` in a row; without any it sheds at once.
     """
 
     planner: PlannerConfig = PlannerConfig()
     preview: bool = True
+    standby: tuple[PidLoop, ...] = ()
     quality: QualityConfig = QualityConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     loop: LoopConfig = LoopConfig()

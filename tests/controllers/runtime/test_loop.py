@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from controllers.baselines.standby import Standby
 from controllers.contracts import Mode, Status
 from historian.store import Historian
 from plant.errors import HistorianError
@@ -244,6 +245,20 @@ async def test_small_violation_is_executed_and_alarmed_and_a_large_one_goes_safe
     controller.answer = lambda o: answer_with(40.0, status=(Status.RECOVERY,), violation=np.array([8.0]))
     await rig.cycle()
     assert rig.link.written[-1]["U"] == pytest.approx(40.0 - 8.0), "the safe value, at its rate"
+
+
+async def test_standby_takes_over_for_a_while_and_then_sheds(make_rig, answer_with, scripted):
+    main = scripted(lambda o: answer_with(40.0))
+    rig = await make_rig(Standby(main, scripted(lambda o: answer_with(42.0))))
+    await rig.auto()
+    assert rig.link.written[-1]["U"] == pytest.approx(40.0)
+    main.answer = lambda o: answer_with(0.0, status=(Status.INFEASIBLE,))
+    await rig.cycle(4)
+    assert rig.mode is Mode.AUTO
+    assert "plan" in rig.alarms()
+    assert rig.link.written[-1]["U"] == pytest.approx(42.0)
+    await rig.cycle()
+    await shed_state(rig, "were the standby's")
 
 
 async def test_raising_controller_sheds(make_rig, answer_with, scripted):
