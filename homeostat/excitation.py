@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from plant.spec import PlantSpec
 
 Array = NDArray[np.float64]
+_SHARE = (0.5, 1.2)  # of the feed-forward
 
 
 class Excitation:
@@ -16,7 +17,8 @@ class Excitation:
     Each plant holds a random level for a geometric number of samples (mean `hold`), drawn around a base that itself
     changes every `base_hold` samples on average; a random share of the present error of each local loop's PV is fed
     back, so that hot and cold regions are both visited for long enough to be learned. Every move lies inside the MV's
-    excitation range; the plant's own rate limits and interlocks still apply. Seeded.
+    excitation range, with a random share of its feed-forward (a meal's bolus, too small or too large) up to its limit; the
+    plant's own rate limits and interlocks still apply. Seeded.
     """
 
     def __init__(self, spec: PlantSpec, batch: int, seed: int, hold: float = 4.0, base_hold: float = 25.0) -> None:
@@ -29,6 +31,9 @@ class Excitation:
         self._base = self._draw_base(batch)
         self._offset = np.zeros((batch, n))
         self._pull = np.zeros((batch, n))
+        self._high_limit = np.array([t.move.limits[1] for t in spec.mvs if t.move])
+        self._feed = [(i, *f) for i, t in enumerate(spec.mvs) if t.move for f in t.move.feed_forward.items()]
+        self._share = np.random.default_rng(np.random.SeedSequence([seed, 0xFEED])).uniform(*_SHARE, (batch, n))
         self._point = {lp.pv: np.full(batch, lp.set_point) for _, lp in self._loops}
 
     def _draw_base(self, count: int) -> Array:
@@ -56,4 +61,8 @@ class Excitation:
         for i, lp in self._loops:
             error = self._point[lp.pv] - measured[lp.pv]
             moves[:, i] += self._pull[:, i] * lp.gain * np.where(np.isfinite(error), error, 0.0)
-        return np.clip(moves, self._low, self._high)
+        moves = np.clip(moves, self._low, self._high)
+        for i, dv, gain in self._feed:
+            more = np.maximum(np.nan_to_num(measured[dv] - self._spec.tag(dv).nominal), 0.0)
+            moves[:, i] = np.minimum(moves[:, i] + self._share[:, i] * gain * more, self._high_limit[i])
+        return moves

@@ -118,8 +118,7 @@ def record(
             values[mv.name][:, k] = np.where(unheld[:, i], np.nan, layer.outputs[:, i])
         for guard in spec.guardrails:
             if guard.fallback_tag:
-                peak = plant.fallback_peak(guard.tag, safe, guard.limit + 50.0)
-                values[guard.fallback_tag][:, k] = peak
+                values[guard.fallback_tag][:, k] = plant.fallback_worst(guard)
                 over |= guard.sign * (true[guard.tag] - guard.limit) > stop
         over |= plant.ended != 0
         for v in values.values():

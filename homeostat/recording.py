@@ -9,10 +9,11 @@ import numpy as np
 from historian import Historian
 from homeostat.lockstep import Recording, excitation_run, incident_run, split
 from plant.spec import PlantSpec
+from simulators.scenario import load_scenario
 
 Progress = Callable[[str, int, int], None]
 _BATCH = 128
-EXCITATION_SAMPLES, INCIDENT_SAMPLES = 60, 40
+EXCITATION_SAMPLES, INCIDENT_SAMPLES = 60, 40  # how long the benchmarks' own runs are
 
 
 def excite_lockstep(
@@ -25,25 +26,24 @@ def excite_lockstep(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> float:
-    """Simulate `runs` runs of excitation under the regulatory layer and `incidents` simulated incidents, and store them
-    as history that ends before plant time `end_s`. Returns the plant-hours stored.
+    """Simulate `runs` runs of excitation under the regulatory layer and `incidents` simulated incidents, each as long as its
+    scenario, and store them as history that ends before plant time `end_s`. Returns the plant-hours stored.
 
     Runs lie one after another, with gaps, before anything already stored. Deterministic from `seed`.
     """
     historian.register(spec)
-    length = spec.sample_time_s * (EXCITATION_SAMPLES + 10)
+    kinds = [(excitation_run, "excitation", runs), (incident_run, "incident", incidents)]
+    samples = {kind: load_scenario(kind, spec).samples(spec) for _, kind, count in kinds if count}
+    length = spec.sample_time_s * (max(samples.values(), default=0) + 10)
     first = historian.runs()["start_ts"].min()
     end_s = min(end_s, float(first) / 1e6) if isinstance(first, int) else end_s  # older than what is there
     start_s = np.floor(end_s - length * (runs + incidents + 1))
     done, hours, total = 0, 0.0, runs + incidents
-    for kind, count in (("excitation", runs), ("incident", incidents)):
+    for simulate, kind, count in kinds:
         for batch in range(0, count, _BATCH):
             size = min(_BATCH, count - batch)
             number = seed * 100_003 + (0 if kind == "excitation" else 50_000) + batch // _BATCH
-            if kind == "excitation":
-                recording = excitation_run(spec, size, EXCITATION_SAMPLES, number)
-            else:
-                recording = incident_run(spec, size, INCIDENT_SAMPLES, number)
+            recording = simulate(spec, size, samples[kind], number)
             hours += _store(spec, historian, recording, start_s + length * done, length)
             done += size
             historian.flush(600.0)

@@ -37,12 +37,14 @@ M = TypeVar("M", bound=BaseModel)
 
 class Move(_Strict):
     """What only an MV has. `rate_per_s` is the largest |change| per plant second; `safe` is the full fallback.
-    Identification moves stay in `excitation`, by default the limits."""
+    Identification moves stay in `excitation`, by default the limits; above that comes a random share of `feed_forward`:
+    what a DV above its nominal value calls for, in the MV's unit a unit of the DV."""
 
     limits: Bounds
     rate_per_s: Annotated[float, Field(gt=0)]
     safe: float
     excitation: Bounds | None = None
+    feed_forward: dict[str, float] = {}
 
     @model_validator(mode="after")
     def _ordered(self) -> Move:
@@ -99,8 +101,10 @@ class Tag(_Strict):
 
 class Guardrail(_Strict):
     """A limit that no objective may buy. Rank 1 is the last to be relaxed. Exactly one of `max` and `min`, in the tag's
-    unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` if the fallback took over now. Recorded
-    excitation never passes `recording_limit`; what lies beyond is only ever simulated."""
+    unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` within `fallback_s` plant seconds if the
+    fallback took over now: long enough for the slowest creep past the limit. It stops at the end of that tag's range, for
+    how far past the limit a lost plant goes is not asked. Recorded excitation never passes `recording_limit`; what lies
+    beyond is only ever simulated."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     tag: str
@@ -108,6 +112,7 @@ class Guardrail(_Strict):
     min: float | None = None
     rank: Annotated[int, Field(ge=1)] = 1
     fallback_tag: str | None = None
+    fallback_s: Annotated[float, Field(gt=0)] = 1800.0
     recording_limit: float | None = None
 
     @model_validator(mode="after")
@@ -203,10 +208,18 @@ class PlantSpec(_Strict):
 
         if self.scan_time_s > self.sample_time_s:
             raise ValueError(f"scan_time_s ({self.scan_time_s}) must not exceed sample_time_s ({self.sample_time_s})")
+        for mv in self.mvs:
+            for dv in mv.move.feed_forward if mv.move else ():
+                need(dv, f"{mv.name}.move.feed_forward", Role.DV)
         for i, g in enumerate(self.guardrails):
             need(g.tag, f"guardrails[{i}].tag")
             if g.fallback_tag:
-                need(g.fallback_tag, f"guardrails[{i}].fallback_tag", Role.HIDDEN)
+                low, high = need(g.fallback_tag, f"guardrails[{i}].fallback_tag", Role.HIDDEN).range
+                if not low < g.limit < high:
+                    raise ValueError(
+                        f"guardrails[{i}].fallback_tag names '{g.fallback_tag}', whose range {[low, high]} must reach past"
+                        f" the limit {g.limit:g}"
+                    )
         for i, t in enumerate(self.targets):
             need(t.tag, f"targets[{i}].tag", Role.CV)
             if not t.limits[0] <= t.value <= t.limits[1]:

@@ -65,12 +65,12 @@ class Kernel:
     """The compiled steps of one simulator for a batch. Raises `CompilerError` where that is not possible.
 
     `reasons[k - 1]` says why a member ended with code k; code 0 is a member that lives. With `watch`, the name of an
-    output, `peak` follows its maximum.
+    output, `peak` follows its maximum, or with `sign` -1 that of its negative.
     """
 
-    def __init__(self, simulator: Simulator, watch: str | None = None) -> None:
+    def __init__(self, simulator: Simulator, watch: str | None = None, sign: float = 1.0) -> None:
         self._simulator = simulator
-        source, self.reasons = write_source(simulator, watch)
+        source, self.reasons = write_source(simulator, watch, sign)
         library, pointer = ctypes.CDLL(str(_build(source))), ctypes.c_void_p
         self._advance, self._outputs = library.advance, library.outputs
         self._advance.restype = self._outputs.restype = None
@@ -86,11 +86,11 @@ class Kernel:
         codes = np.zeros(len(x), np.int64) if ended is None else ended.astype(np.int64, copy=True)
         return self._run(x, u, d, p, dt_s, codes, np.inf, np.empty(len(x))), codes
 
-    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: float) -> Array:
-        """The highest value (batch,) of the watched output from now on for `dt_s`; a member stops at `ceiling`."""
+    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: float) -> tuple[Array, Array]:
+        """x after `dt_s`, and the highest value (batch,) of the watched output on the way; a member stops at `ceiling`."""
         top = np.full(len(x), -np.inf)
-        self._run(x, u, d, p, dt_s, np.zeros(len(x), np.int64), ceiling, top)
-        return np.minimum(top, ceiling)
+        new = self._run(x, u, d, p, dt_s, np.zeros(len(x), np.int64), ceiling, top)
+        return new, np.minimum(top, ceiling)
 
     def outputs(self, x: Array, u: Array, d: Array, p: Array) -> Array:
         """Every output (batch x n_y) of x, u, d, p (batch x n each)."""
@@ -146,7 +146,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernel")
 
 
-def write_source(simulator: Simulator, watch: str | None = None) -> tuple[str, list[str]]:
+def write_source(simulator: Simulator, watch: str | None = None, sign: float = 1.0) -> tuple[str, list[str]]:
     """The kernel as C, and the reasons for which it ends a member."""
     names, xp = simulator.names, CasadiNamespace()
     groups = {"X": names.x, "U": names.u, "D": names.d, "P": names.p}
@@ -162,7 +162,7 @@ def write_source(simulator: Simulator, watch: str | None = None) -> tuple[str, l
         "read": [ca.SX(v) for v in simulator.outputs(x, u, d, p, xp)],
     }
     if watch is not None:
-        bodies["watch"] = [bodies["read"][names.y.index(watch)]]
+        bodies["watch"] = [sign * bodies["read"][names.y.index(watch)]]
     writer = _Writer(symbols, list(groups))
     functions = [writer.function(name, outputs) for name, outputs in bodies.items()]
     rtol = simulator.rtol or 1.0

@@ -37,6 +37,10 @@ class Conditions(Protocol):
         """What the sensors show of what they sensed: tag -> (batch,), NaN where one shows nothing."""
         ...
 
+    def ahead(self, horizon_s: float) -> list[tuple[float, Array]]:
+        """What one looks ahead with: disturbances (batch x n_d) and how long they hold, one after another."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """Which conditions these are, as plain data for a run's record."""
         ...
@@ -64,6 +68,9 @@ class Steady:
 
     def readings(self, sensed: dict[str, Array]) -> dict[str, Array]:
         return sensed
+
+    def ahead(self, horizon_s: float) -> list[tuple[float, Array]]:
+        return [(horizon_s, self.d)]
 
     def facts(self) -> dict[str, Any]:
         return {"name": type(self).__name__.lower()}

@@ -89,6 +89,19 @@ class Drawn(Steady):
             shown[fault.tag] = drawn.shown(shown[fault.tag], self.time_s)
         return shown
 
+    def ahead(self, horizon_s: float) -> list[tuple[float, Array]]:
+        """As now; only what a timetable says goes on until it rests (a meal that has begun is finished), and then rests."""
+        tables = {i: path for i, path in self._paths.items() if isinstance(path, _TablePath)}
+        step_s = min((path.interval_s for path in tables.values()), default=horizon_s)
+        spans, d, after_s = [], self.d.copy(), 0.0
+        while after_s < horizon_s and any((d[:, i] != self._simulator.d0[i]).any() for i in tables):
+            spans.append((min(step_s, horizon_s - after_s), d.copy()))
+            after_s += step_s
+            for i, path in tables.items():
+                usual = self._simulator.d0[i]
+                d[:, i] = np.where(d[:, i] == usual, usual, path.at(self.time_s + after_s))
+        return [*spans, (horizon_s - after_s, d)] if after_s < horizon_s else spans
+
     def faulty(self) -> set[str]:
         """Tags whose instrument is at fault now on the first plant of the batch."""
         return {
@@ -172,10 +185,10 @@ class _TablePath:
     """Levels (intervals x batch) of equal intervals that fill `duration_s`, over and over."""
 
     def __init__(self, levels: Array, duration_s: float) -> None:
-        self._levels, self._interval_s = levels, duration_s / len(levels)
+        self._levels, self.interval_s = levels, duration_s / len(levels)
 
     def at(self, time_s: float) -> Array:
-        return self._levels[int((time_s + 1e-6) // self._interval_s) % len(self._levels)]
+        return self._levels[int((time_s + 1e-6) // self.interval_s) % len(self._levels)]
 
 
 class _RandomPath:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plant.errors import SpecError
-from plant.spec import PlantSpec
+from plant.spec import Guardrail, PlantSpec
 from simulators.conditions import Conditions, Steady
-from simulators.integrators import dopri5
-from simulators.namespaces import NumpyNamespace
 from simulators.registry import simulator_of
 from simulators.stepping import Stepper, peak_of, stepper_of
 
 Array = NDArray[np.float64]
-_XP = NumpyNamespace()
 log = logging.getLogger(__name__)
 
 
@@ -142,24 +140,32 @@ class SimulatedPlant:
         for name, sensor in self._sensors.items():
             sensor.see(self.time_s, true[name])
 
-    def fallback_peak(self, output: str, safe: Array, ceiling: float, horizon_s: float = 1800.0) -> Array:
-        """The highest value (batch,) of `output` if every MV went to `safe` now and stayed, disturbances held.
+    def fallback_worst(self, guard: Guardrail) -> Array:
+        """The true value (batch,) of the guardrail's tag nearest to its limit, or farthest past it, in the next `fallback_s`
+        if every MV went to `safe` now and stayed. Disturbances are those one looks ahead with; a value past the end of the
+        fallback tag's range reads as that end.
 
-        Members stop at `ceiling`: how far past it a runaway goes is not asked. `horizon_s` plant seconds must outlast
-        the slowest creep into one.
+        An MV goes there at its rate limit; where no MV takes longer than a sample, they are there at once.
         """
-        safe = np.broadcast_to(safe, self.moves.shape)
-        if kernel := peak_of(type(self.simulator), output):
-            later = kernel.peak(self.x, safe, self.d, self.p, horizon_s, ceiling)
-            return np.clip(self.true_outputs()[output], later, ceiling)
-        index, held = self.simulator.names.y.index(output), (safe.T, self.d.T, self.p.T, _XP)
+        kernel = peak_of(type(self.simulator), guard.tag, guard.sign)
+        low, high = self.spec.tag(guard.fallback_tag or guard.tag).range
+        ceiling = high if guard.sign > 0 else -low
+        x, worst = self.x, guard.sign * self.true_outputs()[guard.tag]
+        for span_s, d, moves in self._fallback(guard.fallback_s):
+            x, later = kernel.peak(x, moves, d, self.p, span_s, ceiling)
+            worst = np.maximum(worst, later)
+        return guard.sign * np.minimum(worst, ceiling)
 
-        def watch(x: Array) -> Array:
-            return self.simulator.outputs(x.T, *held)[index]
-
-        def field(x: Array) -> Array:
-            return np.where((watch(x) < ceiling)[:, None], np.stack(self.simulator.derivative(x.T, *held), 1), 0.0)
-
-        _, peak = dopri5(field, self.x, horizon_s / self.simulator.time_unit_s, 1e-5, 1e-6, watch)
-        assert peak is not None
-        return np.minimum(peak, ceiling)
+    def _fallback(self, horizon_s: float) -> Iterator[tuple[float, Array, Array]]:
+        """The fallback as stretches of plant seconds in which disturbances (batch x n_d) and moves (batch x n_u) hold."""
+        limits = [t.move for t in self.spec.mvs if t.move]
+        safe, rate = np.array([m.safe for m in limits]), np.array([m.rate_per_s for m in limits])
+        slow = any(np.ptp(m.limits) > m.rate_per_s * self.spec.sample_time_s for m in limits)
+        step_s = self.spec.scan_time_s if slow else np.inf
+        moves = self.moves
+        for left_s, d in self.conditions.ahead(horizon_s):
+            while left_s > 1e-6:
+                moves = np.clip(safe, moves - rate * step_s, moves + rate * step_s)
+                span_s = left_s if (moves == safe).all() else min(step_s, left_s)
+                yield span_s, d, moves
+                left_s -= span_s

@@ -142,6 +142,10 @@ class Scenario(_Strict):
     actuators: tuple[ActuatorFault, ...] = ()
     incident: Incident | None = None
 
+    def samples(self, spec: PlantSpec) -> int:
+        """How many samples of `spec` fill `duration_s`."""
+        return max(1, round(self.duration_s / spec.sample_time_s))
+
     def check(self, spec: PlantSpec, where: str = "") -> None:
         """`SpecError` naming every key and value that this plant does not have or does not allow."""
         simulator = simulator_of(spec)

@@ -37,10 +37,14 @@ class Stepper(Protocol):
 
 
 class ErrorControlled:
-    """Dormand-Prince 5(4) in numpy, one step size for the batch: the reference, and the way without a compiler."""
+    """Dormand-Prince 5(4) in numpy, one step size for the batch: the reference, and the way without a compiler. `watch`
+    and `sign` as in `Kernel`."""
 
-    def __init__(self, simulator: Simulator, rtol: float = 1e-7, atol: float = 1e-9) -> None:
+    def __init__(
+        self, simulator: Simulator, rtol: float = 1e-7, atol: float = 1e-9, watch: str | None = None, sign: float = 1.0
+    ) -> None:
         self._simulator, self._rtol, self._atol = simulator, rtol, atol
+        self._watched, self._sign = None if watch is None else simulator.names.y.index(watch), sign
         margins = simulator.envelope(simulator.x0, simulator.u0, simulator.d0, simulator.p0, _XP)
         self.reasons = [*margins, "a state that is not finite"]
 
@@ -48,23 +52,39 @@ class ErrorControlled:
         self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ended: Codes | None = None
     ) -> tuple[Array, Codes]:
         codes = np.zeros(len(x), np.int64) if ended is None else ended.copy()
+        return self._run(x, u, d, p, dt_s, codes, np.inf)[0], codes
+
+    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: float) -> tuple[Array, Array]:
+        """As `Kernel.peak`."""
+        return self._run(x, u, d, p, dt_s, np.zeros(len(x), np.int64), ceiling)
+
+    def _run(
+        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, codes: Codes, ceiling: float
+    ) -> tuple[Array, Array]:
+        """x after `dt_s` and the highest value watched, up to `ceiling`; `codes` are updated in place."""
         ticks, _ = schedule(self._simulator, dt_s)
-        held = (u.T, d.T, p.T, _XP)
+        held, top = (u.T, d.T, p.T, _XP), np.full(len(x), -np.inf)
+
+        def watch(x: Array) -> Array:
+            return self._sign * self._simulator.outputs(x.T, *held)[self._watched]
 
         def field(x: Array) -> Array:
             moving = (codes == 0) & (self._outside(x, *held) == 0)
+            if self._watched is not None:
+                moving &= watch(x) < ceiling
             return np.where(moving[:, None], _rows(self._simulator.derivative(x.T, *held), x.shape), 0.0)
 
         for _ in range(ticks):
             jumped = _rows(self._simulator.on_sample(x.T, *held), x.shape)
             start = np.where((codes == 0)[:, None], jumped, x)
             span = dt_s / ticks / self._simulator.time_unit_s
-            end, _ = dopri5(field, start, span, self._rtol, self._atol)
+            end, highest = dopri5(field, start, span, self._rtol, self._atol, None if self._watched is None else watch)
+            top = top if highest is None else np.fmax(top, highest)
             why = self._outside(end, *held)
             why[~np.isfinite(end).all(axis=1)] = len(self.reasons)
             x = np.where(np.isfinite(end), end, start)
-            codes = np.where(codes == 0, why, codes)
-        return x, codes
+            codes[:] = np.where(codes == 0, why, codes)
+        return x, np.minimum(top, ceiling)
 
     def outputs(self, x: Array, u: Array, d: Array, p: Array) -> Array:
         names = self._simulator.names
@@ -91,12 +111,12 @@ def stepper_of(kind: type[Simulator]) -> Stepper:
 
 
 @cache
-def peak_of(kind: type[Simulator], output: str) -> Kernel | None:
-    """The compiled kernel that watches one output, or None without a C compiler."""
+def peak_of(kind: type[Simulator], output: str, sign: float) -> Kernel | ErrorControlled:
+    """What follows one output to its maximum (`sign` 1) or its minimum (-1), compiled where that is possible."""
     try:
-        return Kernel(kind(), watch=output)
+        return Kernel(kind(), output, sign)
     except CompilerError:
-        return None
+        return ErrorControlled(kind(), 1e-5, 1e-6, output, sign)
 
 
 def _rows(components: tuple, shape: tuple[int, ...]) -> Array:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from controllers.contracts import Controller, Observation, Status, Targets
 from models.windows import Run
-from plant.spec import PlantSpec
+from plant.spec import PlantSpec, Role
 from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
 from simulators.scenario import Scenario
@@ -47,10 +47,10 @@ class Trajectories:
             if g.rank == 1:
                 over |= g.sign * (self.worst[g.name] - g.limit) > 0
         length = np.where(over.any(axis=1), over.argmax(axis=1) + 1, self.moves.shape[1])
-        return [
-            Run("control", 0.0, self.measured[i, :n], self.dvs[i, :n], self.applied[i, :n], self.fallback[i, :n])
-            for i, n in enumerate(length)
-        ]
+        unseen = [g.tag if spec.tag(g.tag).role is Role.HIDDEN else None for g in spec.guardrails]
+        hidden = np.stack([self.true[t][:, :-1] if t else np.full(over.shape, np.nan) for t in unseen], 2)
+        parts = (self.measured, self.dvs, self.applied, self.fallback, hidden)
+        return [Run("control", 0.0, *(part[i, :n] for part in parts)) for i, n in enumerate(length)]
 
 
 def close_loop(
@@ -64,15 +64,16 @@ def close_loop(
     first_move: Array,
     label_fallback: bool = False,
     hide_dvs: bool = False,
-    scans: int = 13,
+    scans: int | None = None,
 ) -> Trajectories:
     """Run `controller` on `plant` for as many samples as there are targets.
 
     `targets` (n x n_target, or batch x n x n_target): the target during the interval that follows each sample. With `preview` the controller sees
     those ahead, otherwise only the present one. `first_move` (n_mv, or batch x n_mv) was in force before the start. `hide_dvs` shows
-    the usual value of every DV instead of its reading.
+    the usual value of every DV instead of its reading. The plant is looked into `scans` times a sample, by default at its own.
     """
     spec = plant.spec
+    scans = scans or round(spec.sample_time_s / spec.scan_time_s)
     targets = np.broadcast_to(targets, (plant.batch, *targets.shape[-2:]))
     n, h = targets.shape[1], controller.horizon
     names = plant.simulator.names.y
@@ -81,7 +82,6 @@ def close_loop(
     rows: dict[str, list[Array]] = {"measured": [], "dvs": [], "applied": [], "moves": [], "fallback": []}
     solve, status = np.empty(n), []
     applied = np.array(np.broadcast_to(first_move, plant.moves.shape), float)
-    safe = np.array([t.move.safe for t in spec.mvs if t.move])
     usual = np.array([[t.nominal for t in spec.dvs]])
     controller.reset()
     for k in range(n):
@@ -102,7 +102,7 @@ def close_loop(
         if label_fallback:
             for i, g in enumerate(spec.guardrails):
                 if g.fallback_tag:
-                    label[:, i] = plant.fallback_peak(g.tag, safe, g.limit + 50.0)
+                    label[:, i] = plant.fallback_worst(g)
         for name, value in zip(rows, (observation.measured, dvs, applied, decision.moves, label), strict=True):
             rows[name].append(np.array(value))
         inside = {g.name: [plant.true_outputs()[g.tag]] for g in spec.guardrails}
@@ -128,7 +128,7 @@ def run_scenario(
     set-points as in lock-step and over OPC UA. A target the scenario does not speak of keeps the spec's value."""
     drawn = Drawn(scenario)
     plant = SimulatedPlant(spec, seed, batch, drawn, noise)
-    samples = max(1, round(scenario.duration_s / spec.sample_time_s))
+    samples = scenario.samples(spec)
     targets = np.tile([t.value for t in spec.targets], (batch, samples, 1)).astype(float)
     for k in range(samples):
         for tag, value in drawn.set_points(k * spec.sample_time_s).items():
@@ -137,7 +137,7 @@ def run_scenario(
     low, high = limits_of(spec)
     return close_loop(
         controller, plant, targets, preview=preview, move_low=low, move_high=high, first_move=plant.moves,
-        label_fallback=label_fallback, scans=round(spec.sample_time_s / spec.scan_time_s),
+        label_fallback=label_fallback,
     )  # fmt: skip
 
 

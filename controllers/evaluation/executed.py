@@ -14,18 +14,17 @@ from simulators.plant import SimulatedPlant
 from simulators.scenario import Scenario
 
 
-def executed_runs(
-    spec: PlantSpec, controller: Controller, scenario: Scenario, runs: int, seed: int, samples: int = 60
-) -> list[Run]:
-    """`runs` closed loops of `samples` samples of `scenario` on the simulator, targets stepping at random inside their limits, the
+def executed_runs(spec: PlantSpec, controller: Controller, scenario: Scenario, runs: int, seed: int) -> list[Run]:
+    """`runs` closed loops of `scenario` from start to end on the simulator, targets stepping at random inside their limits, the
     fallback labelled at each sample. `controller` must be made for a batch of `runs`."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xCA1]))
     plant = SimulatedPlant(spec, seed, runs, Drawn(scenario))
     low, high = limits_of(spec)
+    samples = scenario.samples(spec)
     third = -(-samples // 3)
     levels = np.stack([rng.uniform(*t.limits, (runs, 3)) for t in spec.targets], -1)
     trajectories = close_loop(
         controller, plant, np.repeat(levels, third, axis=1)[:, :samples], preview=False, move_low=low, move_high=high,
-        first_move=np.array([t.nominal for t in spec.mvs]), label_fallback=True,
+        first_move=plant.moves, label_fallback=True,
     )  # fmt: skip
     return trajectories.runs(spec)

@@ -73,8 +73,9 @@ class JepaMpc:
         )
         self.constraints = self.planner.constraints
         self.calibration = calibration or Calibration.none(self.horizon, len(self.constraints))
-        self._columns = [names.index(self.spec.guardrails[i].tag) for i in self.constraints.guardrail]
-        self._sign = torch.tensor([self.spec.guardrails[i].sign for i in self.constraints.guardrail]).double()
+        rails = [self.spec.guardrails[i] for i in self.constraints.guardrail]
+        self._columns = [names.index(g.tag) if g.tag in names else 0 for g in rails]
+        self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # no sensor, no bias
         self.reset()
 
     def reset(self) -> None:

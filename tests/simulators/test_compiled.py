@@ -15,6 +15,7 @@ from plant.spec import builtin_plants, load_spec
 from simulators import compiled, stepping
 from simulators.compiled import CompilerError, Kernel, schedule, write_source
 from simulators.contract import Components, Names, Namespace, Simulator
+from simulators.glucose.model import Glucose
 from simulators.integrators import rk4
 from simulators.namespaces import NumpyNamespace
 from simulators.plant import SimulatedPlant
@@ -169,7 +170,7 @@ def test_peak_is_the_highest_value_on_the_way() -> None:
     reactor = DressedReactor()
     x = np.array([[0.877, 324.5, 300.0], [0.85, 336.0, 303.0], [0.88, 342.0, 305.0]])
     held = [np.tile(v, (3, 1)).astype(float) for v in ((290.0,), reactor.d0, reactor.p0)]
-    peak = Kernel(reactor, watch="TI101").peak(x, *held, dt_s=600.0, ceiling=400.0)
+    _, peak = Kernel(reactor, watch="TI101").peak(x, *held, dt_s=600.0, ceiling=400.0)
     stepwise, kernel = x[:, 1].copy(), stepper_of(DressedReactor)
     for _ in range(1200):
         x, _ = kernel.advance(x, *held, dt_s=0.5)
@@ -201,14 +202,14 @@ def test_without_a_compiler_the_numpy_stepper_takes_over(
         assert isinstance(stepping.stepper_of(DressedReactor), ErrorControlled)
         assert "no C compiler" in caplog.text
         plant.advance(np.array([[305.0]]), 26.0)
-        peak = plant.fallback_peak("TI101", np.array([290.0]), 400.0)
+        peak = plant.fallback_worst(plant.spec.guardrails[0])
     finally:
         stepping.stepper_of.cache_clear()
         stepping.peak_of.cache_clear()
     same = SimulatedPlant(load_spec("reactor"), noise=0.0)
     same.advance(np.array([[305.0]]), 26.0)
     np.testing.assert_allclose(plant.x, same.x, rtol=1e-6)
-    np.testing.assert_allclose(peak, same.fallback_peak("TI101", np.array([290.0]), 400.0), atol=0.05)
+    np.testing.assert_allclose(peak, same.fallback_worst(plant.spec.guardrails[0]), atol=0.05)
 
 
 def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -246,3 +247,17 @@ def test_every_plant_stays_where_its_initial_state_rests(plant: str) -> None:
         span = tag.range[1] - tag.range[0]
         np.testing.assert_allclose(after[tag.name], before[tag.name], atol=0.03 * span, err_msg=tag.name)
     assert simulator_of(spec).step_s <= spec.scan_time_s
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_trough_is_followed_as_a_peak_is_and_as_without_a_compiler(sign: float) -> None:
+    """Insulin under the skin lowers glucose, a meal in the stomach raises it"""
+    plant = SimulatedPlant(load_spec("glucose"), 0, 3, noise=0.0)
+    d = np.array([[5.0, 1.0, 0.0]] * 3)
+    x, _ = plant._stepper.advance(plant.x, np.array([[0.0], [20.0], [90.0]]), d, plant.p, 900.0)
+    held = [np.zeros((3, 1)), np.tile(Glucose.d0, (3, 1)), plant.p]
+    kernel, plain = Kernel(Glucose(), "CGM", sign), ErrorControlled(Glucose(), 1e-7, 1e-9, "CGM", sign)
+    ways = [way.peak(x, *held, dt_s=7200.0, ceiling=np.inf) for way in (kernel, plain)]
+    np.testing.assert_allclose(ways[0][0], ways[1][0], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(ways[0][1], ways[1][1], atol=0.15)  # the first step is 15 s long
+    assert np.ptp(ways[0][1]) > 20.0

@@ -7,10 +7,12 @@ import pytest
 
 from plant.errors import SpecError
 from plant.process import Process
-from plant.spec import PlantSpec, load_spec
+from plant.spec import Guardrail, PlantSpec, load_spec
 from simulators.conditions import Schedule
+from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
 from simulators.registry import simulator_of
+from simulators.scenario import scenario_of
 from simulators.stepping import ErrorControlled
 
 DRESSED, BARE = load_spec("reactor"), load_spec("reactor_bare")
@@ -98,7 +100,7 @@ def brute_force(plant: SimulatedPlant, safe: float, horizon_s: float, ceiling: f
     return np.minimum(top, ceiling)
 
 
-def test_fallback_peak_against_brute_force() -> None:
+def test_fallback_worst_of_a_maximum_against_brute_force() -> None:
     """From calm to lost, feed and fouling as they are now; a lost plant reads the ceiling."""
     x0 = np.array([[0.877, 324.5, 300.0], [0.85, 335.0, 303.0], [0.85, 339.0, 303.0], [0.88, 340.0, 305.0],
                    [0.9, 348.0, 305.0], [0.8, 336.0, 299.0]])  # fmt: skip
@@ -108,7 +110,7 @@ def test_fallback_peak_against_brute_force() -> None:
     parameters[2, 0] = 0.9
     plant = SimulatedPlant(DRESSED, 0, 6, Schedule(np.zeros(1), levels, parameters), x0=x0)
     before = plant.x.copy()
-    peak = plant.fallback_peak("TI101", np.array([290.0]), ceiling=400.0, horizon_s=300.0)
+    peak = plant.fallback_worst(DRESSED.guardrails[0].model_copy(update={"fallback_s": 300.0}))
     expected = brute_force(plant, 290.0, 300.0, 400.0)
     assert (peak < 350.0).any()
     assert (peak == 400.0).any()
@@ -159,3 +161,67 @@ def test_a_spec_the_simulator_cannot_serve_is_refused() -> None:
     other = [t.model_copy(update={"name": "TC999"}) if t.move else t for t in DRESSED.tags]
     with pytest.raises(SpecError, match=r"the MVs are \['TC999'\].*TC101"):
         SimulatedPlant(changed(tags=tuple(other)))
+
+
+def lived(plant: SimulatedPlant, guard: Guardrail, seconds: float, step_s: float) -> np.ndarray:
+    """The worst true value if the plant itself now goes to its safe moves at their rate limits and lives on."""
+    move = plant.spec.mvs[0].move
+    assert move is not None
+    worst, moves = plant.true_outputs()[guard.tag], plant.moves.copy()
+    for _ in range(round(seconds / step_s)):
+        moves = np.clip(move.safe, moves - move.rate_per_s * step_s, moves + move.rate_per_s * step_s)
+        plant.advance(moves, step_s)
+        worst = guard.sign * np.maximum(guard.sign * worst, guard.sign * plant.true_outputs()[guard.tag])
+    return worst
+
+
+def test_fallback_worst_of_a_minimum_finishes_the_meal_that_has_begun() -> None:
+    """Asked in the middle of a dinner with its bolus too large, right or missing: four hours without another meal."""
+    spec = load_spec("glucose")
+    facts = {
+        "name": "dinner",
+        "description": "",
+        "duration_s": 86400,
+        "population": {"cohort": "adult"},
+        "timetable": {"meals": "S1"},
+    }
+    plant = SimulatedPlant(spec, 3, 9, Drawn(scenario_of(facts)), noise=0.0)
+    basal = plant.moves.copy()
+    while plant.time_s < 18.1 * 3600:
+        dose = np.resize([0.0, 40.0, 85.0], 9)[:, None] * (plant.time_s >= 17.9 * 3600)
+        plant.advance(basal + dose, 60.0)
+    assert (plant.d[:, 0] > 0).all(), "they are eating"
+    before = plant.x.copy()
+    guard = spec.guardrails[0].model_copy(update={"fallback_s": 4 * 3600.0})
+    asked = plant.fallback_worst(guard)
+    np.testing.assert_array_equal(plant.x, before, err_msg="asking changes nothing")
+    expected = lived(plant, guard, guard.fallback_s, 60.0)
+    assert (expected < 54.0).any()
+    assert (expected > 54.0).any()
+    np.testing.assert_allclose(asked, expected, atol=0.2)
+
+
+def test_fallback_worst_stops_where_the_label_does() -> None:
+    spec = load_spec("glucose")
+    plant = SimulatedPlant(spec, 0, 1, noise=0.0)
+    for _ in range(15):
+        plant.advance(np.array([[90.0]]), 60.0)
+    for low in (30.0, 45.0):
+        tags = tuple(t.model_copy(update={"range": (low, 600.0)}) if t.name == "CGM_off" else t for t in spec.tags)
+        plant.spec = spec.model_copy(update={"tags": tags})
+        assert plant.fallback_worst(spec.guardrails[0])[0] == low
+
+
+@pytest.mark.parametrize("name", ["over_temperature", "lpc_surge", "hpc_surge"])
+def test_fallback_worst_of_an_engine_takes_fuel_away_at_its_rate(name: str) -> None:
+    """In the middle of accelerations and decelerations; at once would drive the low-pressure compressor further."""
+    spec = load_spec("turbofan")
+    plant = SimulatedPlant(spec, 0, 6, noise=0.0)
+    for _ in range(8):
+        plant.advance(plant.moves + np.array([[-0.1], [-0.05], [0.0], [0.05], [0.1], [0.1]]), 0.04)
+    guard = next(g for g in spec.guardrails if g.name == name)
+    asked, now = plant.fallback_worst(guard), plant.true_outputs()[guard.tag]
+    expected = lived(plant, guard, guard.fallback_s, 0.04)
+    np.testing.assert_allclose(asked, expected, atol=4.0 if guard.sign > 0 else 0.3)
+    assert (guard.sign * (asked - now) >= 0).all()
+    assert name != "lpc_surge" or (asked < now - 4.0).all()

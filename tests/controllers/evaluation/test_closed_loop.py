@@ -120,7 +120,7 @@ def test_fallback_is_labelled_on_request(bare: PlantSpec) -> None:
     assert np.isnan(loop(bare, Fixed(moves), np.full((2, 1), 0.87)).fallback).all()
     labelled = loop(bare, Fixed(moves), np.full((2, 1), 0.87), label_fallback=True)
     plant = SimulatedPlant(bare, 0, 1, noise=0.0)
-    expected = plant.fallback_peak("T", np.array([290.0]), ceiling=400.0)
+    expected = plant.fallback_worst(bare.guardrails[0])
     np.testing.assert_allclose(labelled.fallback[:, 0, 0], expected)
 
 
