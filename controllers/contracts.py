@@ -42,13 +42,18 @@ class Observation:
     """One sample of `batch` plants. Tag order is the spec's.
 
     `time_s` plant time; `measured` (batch x n_measured) CVs and AUX; `dvs` (batch x n_dv); `applied` (batch x n_mv) the
-    moves in force until now, read back from the plant. NaN marks a value that is missing or bad.
+    moves in force until now, read back from the plant. NaN marks a value that is missing or bad. `constants` (batch x
+    n_constant): COND tags as they read; None, or NaN before the first reading, stands for their nominal values.
+    `forecast` (batch x k x n_dv): what is expected of the DVs at the next k samples (announced meals, a weather
+    forecast), NaN where nothing is; None, NaN and what lies past k hold what came before.
     """
 
     time_s: float
     measured: Array
     dvs: Array
     applied: Array
+    constants: Array | None = None
+    forecast: Array | None = None
 
 
 @dataclass(frozen=True)

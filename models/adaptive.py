@@ -155,8 +155,9 @@ class Hindsight:
         self._dv = torch.full((plants, horizon, model.n_dv), torch.nan, dtype=dtype)
 
     @torch.no_grad()
-    def update(self, window: Tensor) -> Tensor:
-        """`window` (plants x window x channels) that ends with the sample that has come, as `WorldModel.encode` takes it ->
+    def update(self, window: Tensor, constants: Tensor | None = None) -> Tensor:
+        """`window` (plants x window x channels) that ends with the sample that has come, and `constants`, as
+        `WorldModel.encode` takes them ->
         predictions of it (plants x horizon x n_constraint), limits first, then fallbacks, squashed as the heads are; NaN
         where too little came before, a move or disturbance is unknown, or a disturbance has changed since."""
         model, nm, nd = self.model, self.model.n_measured, self.model.n_dv
@@ -164,12 +165,13 @@ class Hindsight:
         latest = window[:, -1:]
         dvs, moves = model.normalise(latest[..., nm : nm + nd], "dvs"), model.normalise(latest[..., nm + nd :], "mvs")
         u, d = (part.expand(-1, horizon, -1) for part in (moves, self._dv[:, :1]))
-        self._z = model.advance_normalised(self._z, u, d)
+        c = None if constants is None or not model.n_constant else model.condition(constants)
+        self._z = model.advance_normalised(self._z, u, d, c)
         if nd:
             now = dvs.expand(-1, horizon, -1)
             same = unchanged(model, torch.stack([self._dv, now], 2).flatten(0, 1))[:, 1].view(-1, horizon, 1)
             self._z = torch.where(same, self._z, torch.nan)
         predicted = torch.cat([model.limit_margins(self._z), model.fallback_margins(self._z)[..., self._fallback]], -1)
-        self._z = torch.cat([model.encode(window)[:, None], self._z[:, :-1]], 1)
+        self._z = torch.cat([model.encode(window, constants)[:, None], self._z[:, :-1]], 1)
         self._dv = torch.cat([dvs, self._dv[:, :-1]], 1)
         return predicted

@@ -128,7 +128,7 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     move that nobody knows, and past a change of a measured disturbance, which no plan could foresee (recoverability
     stands for that). Raises `ModelError` when no run is long enough."""
     scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
-    data = WindowSet(runs, scale, model.config.window, horizon)
+    data = WindowSet(runs, scale, model.config.window, horizon, constant=model.constant_scale())
     nm, nd = data.n_measured, data.n_dv
     starts = data.starts
     index, alive = data.sequence(starts)
@@ -146,17 +146,19 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     rows, labels, hidden = data.rows.to(dtype), data.labels.to(dtype), data.hidden.to(dtype)
     with torch.inference_mode():
         values, mask = data.gather(starts)
-        z = model.encode_normalised(values.to(dtype), mask.to(dtype))
+        c = data.conditions(starts)
+        c = None if c is None else c.to(dtype)
+        z = model.encode_normalised(values.to(dtype), mask.to(dtype), c)
         predicted, true, one_step = [], [], torch.empty(0)
         for k in range(1, horizon + 1):
             now, before = rows[index[:, k]], rows[index[:, k - 1]]
-            z = model.advance_normalised(z, now[:, nm + nd :], before[:, nm : nm + nd])
+            z = model.advance_normalised(z, now[:, nm + nd :], before[:, nm : nm + nd], c)
             y = model.denormalise(now[:, :nm], "measured")
             if k == 1:
                 one_step = y - model.read_out(z)
             predicted.append(torch.cat([model.limit_margins(z), model.fallback_margins(z)[:, fallback]], -1))
             watched = [hidden[index[:, k], i] if c is None else y[:, c] for i, c in enumerate(column)]
-            value = torch.cat([torch.stack(watched, -1), labels[index[:, k]][:, fallback]], -1)
+            value = torch.cat([torch.stack(watched, -1) if watched else y[:, :0], labels[index[:, k]][:, fallback]], -1)
             both = list(range(len(rails))) + fallback
             margin = sign[both] * (limit[both] - value)
             scale_k = model.margin_scale[both]

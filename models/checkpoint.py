@@ -31,7 +31,7 @@ class Checkpoint:
 
 def signature(spec: PlantSpec) -> dict[str, Any]:
     """What a model is bound to: the tags it reads, in order, with units, the sample time and the guardrails."""
-    return {
+    bound = {
         "plant": spec.name,
         "sample_time_s": spec.sample_time_s,
         "measured": [[t.name, t.unit] for t in spec.measured],
@@ -39,6 +39,9 @@ def signature(spec: PlantSpec) -> dict[str, Any]:
         "mvs": [[t.name, t.unit] for t in spec.mvs],
         "guardrails": [[g.name, g.tag, g.sign, g.limit] for g in spec.guardrails],
     }
+    if spec.constants:
+        bound["constants"] = [[t.name, t.unit] for t in spec.constants]
+    return bound
 
 
 def save(folder: Path, model: WorldModel, calibration: Calibration, facts: dict[str, Any], card: str) -> None:
@@ -73,8 +76,8 @@ def load(folder: Path, spec: PlantSpec) -> Checkpoint:
         what = " ".join(f"the checkpoint is damaged: {type(e).__name__} {e}".split())
         raise ModelError(what, str(folder), "Train it again.") from e
     wanted = signature(spec)
-    if different := [k for k in wanted if wanted[k] != stored.get(k)]:
-        what = "; ".join(f"{k}: trained on {stored.get(k)}, the plant has {wanted[k]}" for k in different)
+    if different := [k for k in {**wanted, **stored} if wanted.get(k) != stored.get(k)]:
+        what = "; ".join(f"{k}: trained on {stored.get(k)}, the plant has {wanted.get(k)}" for k in different)
         raise ModelError(
             f"the checkpoint belongs to another plant ({what})", str(folder), f"Train one for {spec.name}."
         )

@@ -47,7 +47,7 @@ class Rollouts:
 def roll_outs(model: WorldModel, runs: Sequence[Run], horizon: int) -> Rollouts:
     """Roll `model` over `horizon` samples from every sample of `runs` that is followed by as many with known moves."""
     scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
-    data = WindowSet(runs, scale, model.config.window, horizon, shortest=horizon)
+    data = WindowSet(runs, scale, model.config.window, horizon, horizon, constant=model.constant_scale())
     nm, nd = data.n_measured, data.n_dv
     index, _ = data.sequence(data.starts)
     known = data.mask[index][:, 1:, nm + nd :].amin(-1).amin(-1) > 0
@@ -55,18 +55,19 @@ def roll_outs(model: WorldModel, runs: Sequence[Run], horizon: int) -> Rollouts:
     rows, there = data.rows[index], data.mask[index][:, 1:, :nm] > 0
     y, d, u = rows[..., :nm], rows[..., nm : nm + nd], rows[..., nm + nd :]
     with torch.inference_mode():
-        z = model.encode_normalised(*data.gather(index[:, 0]))
+        c = data.conditions(index[:, 0])
+        z = model.encode_normalised(*data.gather(index[:, 0]), c)
         values, mask = data.gather(index[:, 1])
         mask = mask.clone()
         mask[:, -1, nm + nd :] = 0.0
-        guess = model.inverse_head(torch.cat([z, model.encode_normalised(values, mask)], -1))
+        guess = model.inverse_head(torch.cat([z, model.encode_normalised(values, mask, c)], -1))
         unexplained = (guess - u[:, 1]).square().mean() / u[:, 1].var().clamp(min=1e-9)
         shuffled = u[torch.randperm(len(u), generator=torch.Generator().manual_seed(0))]
         both = []
         for moves in (u, shuffled):
             rolled, outs = z, []
             for k in range(1, horizon + 1):
-                rolled = model.advance_normalised(rolled, moves[:, k], d[:, k - 1])
+                rolled = model.advance_normalised(rolled, moves[:, k], d[:, k - 1], c)
                 outs.append(model.read_out_head(rolled))
             both.append(torch.stack(outs, 1))
     truth = torch.where(there, y[:, 1:], torch.nan)

@@ -16,6 +16,7 @@ from models.world_model import Mlp, WorldModel
 from plant.errors import ModelError
 from plant.spec import Role
 
+_UNKNOWN = 0.1  # of the sequences are seen without what is constant in them, as where nobody knows it
 _PESSIMISM = 0.05  # the quantile a fallback head answers
 
 
@@ -78,12 +79,13 @@ class MaskedPrediction(nn.Module):
         shape = (len(starts), data.window, data.channels)
         instants = torch.rand(shape[:2], generator=rng)[..., None] < weights.masked_share
         channels = torch.rand(shape[0], data.channels, generator=rng)[:, None] < 0.5 * weights.masked_share
-        z_seen = model.encode_normalised(values[:, 0], mask[:, 0] * ~(instants | channels))
-        z = model.encode_normalised(values[:, self.ahead], mask[:, self.ahead])
+        c = some_unknown(data.conditions(starts), rng)
+        z_seen = model.encode_normalised(values[:, 0], mask[:, 0] * ~(instants | channels), c)
+        z = model.encode_normalised(values[:, self.ahead], mask[:, self.ahead], c)
         goal = z
         if weights.anti_collapse == "ema":
             with torch.no_grad():
-                goal = target.encode_normalised(values[:, self.ahead], mask[:, self.ahead])
+                goal = target.encode_normalised(values[:, self.ahead], mask[:, self.ahead], c)
         guess = torch.stack([head(z_seen) for head in self.heads], 1)
         prediction = (_robust(guess, goal) * alive[:, self.ahead, None]).mean()
         nothing = torch.zeros(())
@@ -118,19 +120,20 @@ def losses(
     history[cut] = torch.randint(1, data.window + 1, cut.shape, generator=rng)[cut]
     # A cut window grows by a sample a step, as it does after a start-up.
     values, mask = data.gather(index, (history[:, None] + steps).clamp(max=data.window))
+    c = some_unknown(data.conditions(starts), rng)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        z = model.encode_normalised(values, mask)
+        z = model.encode_normalised(values, mask, c)
     goal = z
     if weights.anti_collapse == "ema" and target is not None and not frozen:
         with torch.no_grad():
-            goal = target.encode_normalised(values, mask)
+            goal = target.encode_normalised(values, mask, c)
     channels = data.rows[index]
     nm, nd = data.n_measured, data.n_dv
     y, d, u = channels[..., :nm], channels[..., nm : nm + nd], channels[..., nm + nd :]
 
     rolled = [z[:, 0]]
     for i in range(k):
-        rolled.append(model.advance_normalised(rolled[-1], u[:, i + 1], d[:, i]))
+        rolled.append(model.advance_normalised(rolled[-1], u[:, i + 1], d[:, i], c))
     roll = torch.stack(rolled[1:], dim=1)
 
     # A roll-out counts until the first move that nobody knows.
@@ -145,7 +148,7 @@ def losses(
     hidden = mask[rows, pick + 1].clone()
     hidden[:, -1, nm + nd :] = 0.0
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        z_next = model.encode_normalised(values[rows, pick + 1], hidden)
+        z_next = model.encode_normalised(values[rows, pick + 1], hidden, c)
     guess = model.inverse_head(torch.cat([z[rows, pick], z_next], dim=-1))
     known = data.mask[index][rows, pick + 1, nm + nd :] * alive[:, :1]
     inverse = ((guess - u[rows, pick + 1]).square() * known).mean()
@@ -178,8 +181,16 @@ def losses(
     padding = torch.zeros(())
     if cut.any():
         full, full_mask = data.gather(index[cut, 0])
-        padding = (z[cut, 0] - model.encode_normalised(full, full_mask)).square().mean()
+        whole = model.encode_normalised(full, full_mask, None if c is None else c[cut])
+        padding = (z[cut, 0] - whole).square().mean()
     return Losses(prediction, spread, inverse, read, guard, padding)
+
+
+def some_unknown(c: Tensor | None, rng: torch.Generator) -> Tensor | None:
+    """What holds for each sequence (batch x 2 * n_constant), hidden from some of them; None where the plant has none."""
+    if c is None:
+        return None
+    return c * (torch.rand(len(c), 1, generator=rng) >= _UNKNOWN)
 
 
 def _another(rng: torch.Generator) -> torch.Generator:

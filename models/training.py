@@ -16,7 +16,7 @@ from models.config import ModelConfig, TrainingConfig
 from models.descent import Descent
 from models.objectives import Losses, MaskedPrediction, label_scale, losses
 from models.resume import TrainingState, restore
-from models.windows import Run, WindowSet, channel_scale
+from models.windows import Run, WindowSet, channel_scale, constant_scale
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
@@ -67,12 +67,12 @@ def train(
     rng = torch.Generator().manual_seed(training.seed)
     sampler = torch.Generator().manual_seed(training.seed + 1)  # of its own: every process draws the same batches
     scale = channel_scale(spec, runs)
-    data = WindowSet(runs, scale, config.window, config.horizon)
-    held = WindowSet(validation, scale, config.window, config.horizon)
-    model = WorldModel(spec, config, scale)
+    constant = constant_scale(spec, runs)
+    data = WindowSet(runs, scale, config.window, config.horizon, constant=constant)
+    held = WindowSet(validation, scale, config.window, config.horizon, constant=constant)
+    model = WorldModel(spec, config, scale, constant)
     if spec.guardrails:
-        worst = label_scale(model, data.labels[data.sequence(data.starts)[0]])
-        data.danger = data.starts[(worst.nan_to_num(1.0) < _DANGER).any(-1).any(-1)]
+        data.danger = data.endangered(lambda labels: label_scale(model, labels).nan_to_num(1.0) < _DANGER)
     target = copy.deepcopy(model).requires_grad_(False) if training.anti_collapse == "ema" else model
     saved = TrainingState(state, config, training, data)
     kept, done = saved.load(), 0

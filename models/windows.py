@@ -151,7 +151,7 @@ class WindowSet:
         if self._constants is None:
             return None
         began, values = self._constants
-        return values[torch.searchsorted(began, index, right=True) - 1]
+        return values[torch.searchsorted(began, index.contiguous(), right=True) - 1]
 
     @property
     def channels(self) -> int:

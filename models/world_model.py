@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,20 +45,27 @@ class WorldModel(nn.Module):
     Inputs and outputs at the public methods are in engineering units; the latent is what the networks make of it.
     Guardrail heads come in pairs per guardrail of the spec: the limit now, and the worst value if the fallback took
     over now. Both answer signed margins, > 0 safe, squashed smoothly beyond `margin_scale`, where only the sign matters.
+
+    What is constant within a run (COND tags) is no signal: it conditions the encoder and the predictor as `c`
+    (..., 2 * n_constant) of `condition`, whose leading axes are the first ones of what it goes with. Without it (None) the
+    spec's nominal values are meant.
     """
 
     channel_mean: Tensor
     channel_std: Tensor
     margin_scale: Tensor
 
-    def __init__(self, spec: PlantSpec, config: ModelConfig, channel: Scale) -> None:
+    constant_mean: Tensor
+    constant_std: Tensor
+
+    def __init__(self, spec: PlantSpec, config: ModelConfig, channel: Scale, constant: Scale | None = None) -> None:
         super().__init__()
         self.spec, self.config = spec, config
         self.n_measured, self.n_dv, self.n_mv = len(spec.measured), len(spec.dvs), len(spec.mvs)
         channels = self.n_measured + self.n_dv + self.n_mv
-        d = config.latent
-        self.encoder = Mlp(2 * config.window * channels, config.encoder_width, d)
-        self.predictor = Mlp(d + self.n_mv + self.n_dv, config.predictor_width, d)
+        d, self.n_constant = config.latent, len(spec.constants)
+        self.encoder = Mlp(2 * config.window * channels + 2 * self.n_constant, config.encoder_width, d)
+        self.predictor = Mlp(d + self.n_mv + self.n_dv + 2 * self.n_constant, config.predictor_width, d)
         for layer in (
             self.predictor.linear,
             self.predictor.last,
@@ -69,6 +77,10 @@ class WorldModel(nn.Module):
         self.inverse_head = Mlp(2 * d, config.head_width, self.n_mv)
         for name, value in (("channel_mean", channel.mean), ("channel_std", channel.std)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+        if self.n_constant:
+            constant = constant or Scale(np.zeros(self.n_constant), np.ones(self.n_constant))
+            self.register_buffer("constant_mean", torch.tensor(constant.mean, dtype=torch.float32))
+            self.register_buffer("constant_std", torch.tensor(constant.std, dtype=torch.float32))
         scales = [0.1 * (spec.tag(g.tag).range[1] - spec.tag(g.tag).range[0]) for g in spec.guardrails] or [1.0]
         self.register_buffer("margin_scale", torch.tensor(scales, dtype=torch.float32))
 
@@ -86,23 +98,53 @@ class WorldModel(nn.Module):
         s = self._slice(part)
         return values * self.channel_std[s] + self.channel_mean[s]
 
-    def encode_normalised(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Normalised windows and masks (..., window, channels) -> z (..., latent)."""
-        return self.encoder(torch.cat([(values * mask).flatten(-2), mask.flatten(-2)], dim=-1))
+    def constant_scale(self) -> Scale | None:
+        """The normalisation of `condition`; None where the plant has no constants."""
+        if not self.n_constant:
+            return None
+        return Scale(self.constant_mean.double().cpu().numpy(), self.constant_std.double().cpu().numpy())
 
-    def encode(self, window: Tensor) -> Tensor:
+    def condition(self, constants: Tensor) -> Tensor:
+        """Constants of runs (..., n_constant), engineering units, NaN where unknown -> `c` (..., 2 * n_constant): normalised,
+        0 where unknown, and which of them are known."""
+        known = torch.isfinite(constants)
+        scaled = (torch.where(known, constants, self.constant_mean) - self.constant_mean) / self.constant_std
+        return torch.cat([scaled, known.to(scaled.dtype)], dim=-1)
+
+    def _with(self, parts: list[Tensor], c: Tensor | None) -> Tensor:
+        """The inputs (..., any) of a network beside what they are conditioned on."""
+        if not self.n_constant:
+            return torch.cat(parts, dim=-1)
+        if c is None:
+            nominal = [t.nominal for t in self.spec.constants]
+            c = self.condition(torch.tensor(nominal, dtype=parts[0].dtype, device=parts[0].device))
+        c = c.view(*c.shape[:-1], *[1] * (parts[0].dim() - c.dim()), c.shape[-1])
+        return torch.cat([*parts, c.expand(*parts[0].shape[:-1], -1)], dim=-1)
+
+    def encode_normalised(self, values: Tensor, mask: Tensor, c: Tensor | None = None) -> Tensor:
+        """Normalised windows and masks (..., window, channels) -> z (..., latent)."""
+        return self.encoder(self._with([(values * mask).flatten(-2), mask.flatten(-2)], c))
+
+    def encode(self, window: Tensor, constants: Tensor | None = None) -> Tensor:
         """`window` (..., window, channels) of [measured, dvs, applied], engineering units, NaN where missing or padded,
-        -> z (..., latent)."""
+        and `constants` (..., n_constant), NaN where unknown -> z (..., latent)."""
         mask = torch.isfinite(window)
         scaled = (torch.where(mask, window, self.channel_mean) - self.channel_mean) / self.channel_std
-        return self.encode_normalised(scaled, mask.to(scaled.dtype))
+        c = None if constants is None or not self.n_constant else self.condition(constants)
+        return self.encode_normalised(scaled, mask.to(scaled.dtype), c)
 
-    def advance_normalised(self, z: Tensor, u: Tensor, d: Tensor) -> Tensor:
-        return z + self.predictor(torch.cat([z, u, d], dim=-1))
+    def inputs(self, z: Tensor, u: Tensor, d: Tensor, c: Tensor | None = None) -> Tensor:
+        """What the predictor sees: z (..., latent), then moves and disturbances (normalised), then what holds."""
+        return self._with([z, u, d], c)
 
-    def advance(self, z: Tensor, u: Tensor, d: Tensor) -> Tensor:
-        """One sample ahead: z (..., latent), moves u (..., n_mv), disturbances d (..., n_dv) -> z (..., latent)."""
-        return self.advance_normalised(z, self.normalise(u, "mvs"), self.normalise(d, "dvs"))
+    def advance_normalised(self, z: Tensor, u: Tensor, d: Tensor, c: Tensor | None = None) -> Tensor:
+        return z + self.predictor(self.inputs(z, u, d, c))
+
+    def advance(self, z: Tensor, u: Tensor, d: Tensor, constants: Tensor | None = None) -> Tensor:
+        """One sample ahead: z (..., latent), moves u (..., n_mv), disturbances d (..., n_dv), `constants` (..., n_constant) ->
+        z (..., latent)."""
+        c = None if constants is None or not self.n_constant else self.condition(constants)
+        return self.advance_normalised(z, self.normalise(u, "mvs"), self.normalise(d, "dvs"), c)
 
     def read_out(self, z: Tensor) -> Tensor:
         """z (..., latent) -> measurements (..., n_measured)."""

@@ -85,6 +85,7 @@ class JepaMpc:
         self._bias = torch.zeros(self.batch, self.horizon, self.model.n_measured, dtype=torch.float64)
         self._plan: Tensor | None = None
         self._z: Tensor | None = None
+        self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
         self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
@@ -101,10 +102,13 @@ class JepaMpc:
                 for a in (observation.measured, observation.dvs, observation.applied)
             )
             self._window = torch.cat([self._window[:, 1:], torch.cat([measured, dvs, applied], -1)[:, None]], dim=1)
-            z = self.model.encode(self._window)
+            if observation.constants is not None:
+                read = torch.from_numpy(np.array(observation.constants, dtype=np.float64))
+                self._constants = torch.where(torch.isfinite(read), read, self._constants)
+            z = self.model.encode(self._window, self._constants)
             surprise = self._learn_bias(measured, applied)
             self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
-            problem = self._problem(z, applied, targets)
+            problem = self._problem(z, applied, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
             seen = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
@@ -112,9 +116,21 @@ class JepaMpc:
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
         return decision
 
-    def _problem(self, z: Tensor, applied: Tensor, targets: Targets) -> Problem:
+    def _conditions(self) -> Tensor | None:
+        return self.model.condition(self._constants) if self.model.n_constant else None
+
+    def _expected(self, forecast: Array | None) -> Tensor:
+        """Disturbances (batch x horizon x n_dv, normalised) before each step of a plan: as they are now, then as forecast."""
+        steps = [self._d]
+        ahead = np.empty((1, 0, len(self.spec.dvs))) if forecast is None else np.array(forecast, dtype=np.float64)
+        for k in range(self.horizon - 1):
+            known = torch.from_numpy(ahead[:, k]) if k < ahead.shape[1] else steps[-1]
+            steps.append(torch.where(torch.isfinite(known), known, steps[-1]))
+        return self.model.normalise(torch.stack(steps, 1), "dvs")
+
+    def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
         previous = ((applied - self._low) / self._span).nan_to_num(0.5)
-        dvs = self.model.normalise(self._d, "dvs")[:, None].expand(-1, self.horizon, -1)
+        dvs = self._expected(forecast)
         required = self.calibration.margins[: self.horizon].double() + self.config.guard
         shift = (self._sign * self._bias[..., self._columns]).clamp(min=0)
         values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
@@ -131,6 +147,7 @@ class JepaMpc:
             targets=values[:, : self.horizon].expand(self.batch, -1, -1),
             bias=self._bias,
             required=required + shift,
+            conditions=self._conditions(),
         )
 
     def _learn_bias(self, measured: Tensor, applied: Tensor) -> Tensor:
@@ -142,7 +159,7 @@ class JepaMpc:
         back = back[:, : self.horizon]
         u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
         d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
-        self._past = self.model.advance_normalised(back, u, d)
+        self._past = self.model.advance_normalised(back, u, d, self._conditions())
         error = measured[:, None] - self.model.read_out(self._past)
         known = error.shape[1]
         a = self.config.bias_filter

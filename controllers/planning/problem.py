@@ -17,7 +17,8 @@ class Problem:
     `z` (batch x latent) now; `dvs` (batch x horizon x n_dv, normalised) expected disturbances; `previous` (batch x n_mv)
     moves in force; `low`, `high` (n_mv) limits of this plan; `rate` (n_mv) largest move a sample; `fallback` (n_mv) the safe
     moves; `targets` (batch x horizon x n_target); `bias` (batch x horizon x n_measured) added to what the model reads
-    out; `required` (batch x horizon x n_constraint) the least admissible margin; engineering units.
+    out; `required` (batch x horizon x n_constraint) the least admissible margin; engineering units. `conditions` (batch x
+    2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none.
     """
 
     z: Tensor
@@ -30,6 +31,7 @@ class Problem:
     targets: Tensor
     bias: Tensor
     required: Tensor
+    conditions: Tensor | None = None
 
 
 @dataclass(frozen=True)

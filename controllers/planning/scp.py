@@ -45,7 +45,7 @@ class ScpPlanner:
         u = moves * self.scale_u + self.shift_u
         z, inputs = [problem.z], []
         for k in range(self.config.horizon):
-            x = torch.cat([z[-1], u[:, k], problem.dvs[:, k]], dim=-1)
+            x = model.inputs(z[-1], u[:, k], problem.dvs[:, k], problem.conditions)
             inputs.append(x)
             z.append(z[-1] + model.predictor(x))
         states = torch.stack(z, dim=1)

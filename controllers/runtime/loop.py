@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from controllers.contracts import Controller, Decision, Mode, Observation, Targets
+from controllers.contracts import Array, Controller, Decision, Mode, Observation, Targets
 from controllers.runtime.alarms import Severity
 from controllers.runtime.answer import AnswerCheck
 from controllers.runtime.config import ControllerConfig
@@ -18,6 +18,7 @@ from controllers.runtime.heartbeat import Heartbeat
 from controllers.runtime.plant_time import PlantTime
 from controllers.runtime.quality import InputQuality, Inputs
 from controllers.runtime.records import Recorder, Records
+from controllers.runtime.slow_tags import SlowTags
 from controllers.runtime.solver import Solver
 from controllers.runtime.state import ControllerState, margins_of, prediction_of
 from controllers.runtime.supervisor import Cause, Observed, Supervisor
@@ -39,6 +40,7 @@ class ControlLoop:
     - `controller`: decides in a thread of its own, never twice at once, each time with a deadline.
     - `historian`: takes events, audits and decisions; None keeps none. Its trouble is an alarm, never a stop.
     - `clock`: plant time schedules the samples, wall time the deadlines.
+    - `forecast`: plant time (s) -> what is expected of the DVs from the next sample on, as `Observation.forecast` takes it.
 
     Samples are due every `spec.sample_time_s` of plant time. One that is still running when the next is due lets that one
     pass (an overrun): samples are never caught up in a burst. While the plant cannot be reached the loop keeps trying.
@@ -52,6 +54,7 @@ class ControlLoop:
         controller: Controller,
         historian: Records | None,
         clock: Clock,
+        forecast: Callable[[float], Array | None] | None = None,
     ) -> None:
         self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
         self._recorder = Recorder(spec, historian, self._historian_trouble)
@@ -61,6 +64,8 @@ class ControlLoop:
         self.changed = asyncio.Event()
         self._time = PlantTime(clock, spec.sample_time_s, config.loop)
         self._quality = InputQuality(spec, config.quality)
+        self._slow_tags = SlowTags(spec)
+        self._forecast = forecast
         self._check = AnswerCheck(spec)
         self._solver = Solver(controller)
         self._heartbeat = Heartbeat(
@@ -217,13 +222,11 @@ class ControlLoop:
     async def _decide(self, sample: Sample, inputs: Inputs) -> tuple[Decision | None, bool, str]:
         """The controller's checked answer, or None with whether it was late, or what is wrong with it."""
         limits = self.supervisor.clamp.in_force
-        observation = Observation(
-            sample.time_s,
-            *(
-                np.array([[inputs.values[t.name] for t in tags]])
-                for tags in (self.spec.measured, self.spec.dvs, self.spec.mvs)
-            ),
-        )
+        values = self._slow_tags.seen(sample, inputs)
+        parts = (self.spec.measured, self.spec.dvs, self.spec.mvs, self.spec.constants)
+        measured, dvs, applied, constants = (np.array([[values[t.name] for t in tags]]) for tags in parts)
+        ahead = self._forecast(sample.time_s) if self._forecast else None
+        observation = Observation(sample.time_s, measured, dvs, applied, constants, ahead)
         targets = Targets(
             self.targets.ahead(sample.time_s, self._controller.horizon),
             np.array([limits[t.name][0] for t in self.spec.mvs]),

@@ -94,7 +94,9 @@ class InputQuality:
         return ""
 
     def _stale(self, tag: Tag, value: Value, now_s: float) -> str:
-        limit_s = tag.stale_s or self._config.stale_after * self._spec.sample_time_s
+        if tag.role is Role.COND:
+            return ""  # what holds for a run may have been stamped when it began
+        limit_s = tag.stale_s or self._config.stale_after * max(self._spec.sample_time_s, tag.period_s or 0.0)
         age_s = now_s - value.time_s
         return f"is stale: {age_s:.0f} s old, {limit_s:.0f} s allowed" if age_s > limit_s else ""
 

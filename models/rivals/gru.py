@@ -15,8 +15,10 @@ class Gru(Forecaster):
     """Each step sees [y, d, the move that follows, mask of y and d] and answers the next y: linearly in what it sees, plus
     what the hidden state adds. `width` follows from a budget of numbers to learn."""
 
-    def __init__(self, spec: PlantSpec, config: ModelConfig, channel: Scale, budget: int) -> None:
-        super().__init__(spec, config, channel)
+    def __init__(
+        self, spec: PlantSpec, config: ModelConfig, channel: Scale, budget: int, constant: Scale | None = None
+    ) -> None:
+        super().__init__(spec, config, channel, constant)
         inputs = self.channels + self.n_measured + self.n_dv
         width = 1
         while 3 * (width + 1) * (width + 1 + inputs + 2) + (width + 1) * self.n_measured <= budget:

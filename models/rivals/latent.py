@@ -15,7 +15,7 @@ class LatentForecaster(Forecaster):
 
     def __init__(self, model: WorldModel) -> None:
         scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
-        super().__init__(model.spec, model.config, scale)
+        super().__init__(model.spec, model.config, scale, model.constant_scale())
         self.model = model
 
     def encode_normalised(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -23,9 +23,11 @@ class LatentForecaster(Forecaster):
         return self.model.encode_normalised(values, mask)
 
     def roll(self, values: Tensor, mask: Tensor, u: Tensor, d: Tensor) -> Tensor:
-        z = self.model.encode_normalised(values, mask)
+        own, moves = values.shape[-1] - 2 * self.model.n_constant, self.model.n_mv
+        c = u[:, 0, moves:]
+        z = self.model.encode_normalised(values[..., :own], mask[..., :own], c)
         steps = []
         for i in range(u.shape[1]):
-            z = self.model.advance_normalised(z, u[:, i], d[:, i])
+            z = self.model.advance_normalised(z, u[:, i, :moves], d[:, i], c)
             steps.append(self.model.read_out_head(z))
         return torch.stack(steps, 1)

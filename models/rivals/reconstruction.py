@@ -15,8 +15,8 @@ from plant.spec import PlantSpec
 class Reconstruction(Forecaster):
     """Trained only by what the decoder says of the present and of every step ahead."""
 
-    def __init__(self, spec: PlantSpec, config: ModelConfig, channel: Scale) -> None:
-        super().__init__(spec, config, channel)
+    def __init__(self, spec: PlantSpec, config: ModelConfig, channel: Scale, constant: Scale | None = None) -> None:
+        super().__init__(spec, config, channel, constant)
         d = config.latent
         self.encoder = Mlp(2 * config.window * self.channels, config.encoder_width, d)
         self.predictor = Mlp(d + self.n_mv + self.n_dv, config.predictor_width, d)

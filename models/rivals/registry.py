@@ -17,7 +17,7 @@ from models.rivals.persistence import Persistence
 from models.rivals.reconstruction import Reconstruction
 from models.rivals.stretches import Report, Stretches, cut, descend, robust
 from models.rivals.subspace import Subspace
-from models.windows import Run, WindowSet, channel_scale
+from models.windows import Run, WindowSet, channel_scale, constant_scale
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
@@ -44,16 +44,17 @@ def train_rival(
     torch.manual_seed(training.seed)
     rng = torch.Generator().manual_seed(training.seed)
     scale = channel_scale(spec, runs)
-    data = WindowSet(runs, scale, config.window, config.horizon)
+    constant = constant_scale(spec, runs)
+    data = WindowSet(runs, scale, config.window, config.horizon, constant=constant)
     if name == "persistence":
-        return Persistence(spec, config, scale)
+        return Persistence(spec, config, scale, constant)
     if name in ("arx", "subspace"):
-        linear = Arx(spec, config, scale) if name == "arx" else Subspace(spec, config, scale)
-        held = WindowSet(validation, scale, config.window, config.horizon)
+        linear = (Arx if name == "arx" else Subspace)(spec, config, scale, constant)
+        held = WindowSet(validation, scale, config.window, config.horizon, constant=constant)
         linear.learn(data, held)
         refine(linear, data, held, training, report)
         return linear.eval()
-    world = WorldModel(spec, config, scale)
+    world = WorldModel(spec, config, scale, constant)
     if name == "random_encoder":
         moved = [p for n, p in world.named_parameters() if not n.startswith("encoder.")]
         descend(
@@ -62,7 +63,9 @@ def train_rival(
         )  # fmt: skip
         return LatentForecaster(world).eval()
     budget = sum(p.numel() for p in world.parameters())
-    rival = Gru(spec, config, scale, budget) if name == "gru" else Reconstruction(spec, config, scale)
+    rival = (
+        Gru(spec, config, scale, budget, constant) if name == "gru" else Reconstruction(spec, config, scale, constant)
+    )
 
     def objective(starts: torch.Tensor) -> torch.Tensor:
         part = Stretches.of(data, starts, cut(data, len(starts), training.padded_share, rng))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.config import TrainingConfig
 from models.descent import Descent
-from models.rivals.contract import Forecaster
+from models.rivals.contract import Forecaster, with_constants
 from models.windows import WindowSet
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -21,7 +21,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 class Stretches:
     """Normalised windows (`values`, `mask`: batch x window x channels) and the k samples after them: moves `u`,
     disturbances `d` before each step, measurements `y` (batch x k x n each), `counted` (as `y`): 1 where a measurement
-    exists and every move up to it is known."""
+    exists and every move up to it is known. What is constant within a run stands behind the windows and the moves."""
 
     values: Tensor
     mask: Tensor
@@ -38,10 +38,10 @@ class Stretches:
         rows, seen = data.rows[index], data.mask[index]
         known = (seen[:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
         values, mask = data.gather(starts, history)
-        return Stretches(
-            values * mask, mask, rows[:, 1:, nm + nd :], rows[:, :-1, nm : nm + nd], rows[:, 1:, :nm],
-            seen[:, 1:, :nm] * known,
-        )  # fmt: skip
+        values, u = values * mask, rows[:, 1:, nm + nd :]
+        if (c := data.conditions(starts)) is not None:
+            values, mask, u = with_constants(values, mask, u, c)
+        return Stretches(values, mask, u, rows[:, :-1, nm : nm + nd], rows[:, 1:, :nm], seen[:, 1:, :nm] * known)
 
     def double(self) -> Stretches:
         return Stretches(*(getattr(self, name).double() for name in self.__dataclass_fields__))

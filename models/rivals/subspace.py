@@ -84,8 +84,8 @@ class Subspace(Forecaster):
 def _next(data: WindowSet, starts: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """The windows one sample on (values and mask, double), and which of them exist."""
     index, alive = data.sequence(starts)
-    values, mask = (v.double() for v in data.gather(index[:, 1]))
-    return (values * mask, mask), alive[:, 1] > 0
+    part = Stretches.of(data, index[:, 1]).double()
+    return (part.values, part.mask), alive[:, 1] > 0
 
 
 def _one(x: Tensor) -> Tensor:

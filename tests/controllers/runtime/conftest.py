@@ -221,13 +221,16 @@ class Scripted:
 class Rig:
     """A running loop on the heater."""
 
-    def __init__(self, controller: Controller, config: dict[str, Any], spec: PlantSpec, historian: Any = None) -> None:
+    def __init__(self, controller: Controller, config: dict[str, Any], spec: PlantSpec, historian: Any = None,
+                 forecast: Any = None) -> None:  # fmt: skip
         self.spec, self.clock, self.journal = spec, HandClock(), Journal()
         self.link = HeaterLink(spec, self.clock)
         self.controller = controller
         base = {"loop": {"deadline_max_s": 0.5}}
         self.config = ControllerConfig.model_validate({**base, **config})
-        self.loop = ControlLoop(spec, self.config, self.link, controller, historian or self.journal, self.clock)
+        self.loop = ControlLoop(
+            spec, self.config, self.link, controller, historian or self.journal, self.clock, forecast
+        )
 
     @property
     def mode(self) -> Mode:
@@ -271,10 +274,11 @@ async def make_rig():
             spec: PlantSpec | None = None,
             start: Mode = Mode.ADVISORY,
             historian: Any = None,
+            forecast: Any = None,
         ) -> Rig:
             spec = spec or heater_spec()
             pid = PidController(spec, (PidLoop(pv="T", mv="U", gain=1.0, integral_s=20.0),))
-            rig = Rig(controller or pid, config or {}, spec, historian)
+            rig = Rig(controller or pid, config or {}, spec, historian, forecast)
             task = asyncio.create_task(rig.loop.run(start, "test"))
 
             async def stop() -> None:
