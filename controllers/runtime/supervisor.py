@@ -230,9 +230,8 @@ class Supervisor:
             names = [t.name for t in self._spec.mvs]
             self._plan = [dict(zip(names, map(float, step), strict=True)) for step in o.decision.plan[0]]
             fallback = o.decision.status[0] is Status.FALLBACK  # the standby controller's own move
-            if (
-                self._counts["recovery"] and not fallback
-            ):  # it breaks a guardrail by much: no better than what the fallback would do
+            # A plan that breaks a guardrail by much is no better than what the fallback would do.
+            if self._counts["recovery"] and not fallback:
                 self._plan = []
                 return safe
             return self._plan[0]
@@ -293,10 +292,8 @@ class Supervisor:
         if o.decision is not None and o.decision.status[0] is Status.INFEASIBLE:
             return Cause.INFEASIBLE, "the planner found no answer at all"
         if n["recovery"] >= c.recovery_samples:
-            return (
-                Cause.RECOVERY,
-                f"{n['recovery']} plans in a row broke a guardrail by too much, or were the standby's",
-            )
+            text = f"{n['recovery']} plans in a row broke a guardrail by too much, or were the standby's"
+            return Cause.RECOVERY, text
         if n["surprise"] >= c.surprise_samples:
             return Cause.SURPRISE, f"the model was surprised for {n['surprise']} samples"
         return None
