@@ -38,7 +38,7 @@ class TrainingConfig(_Strict):
 
     order: Literal["joint", "decoupled"] = "joint"
     anti_collapse: Literal["sigreg", "vicreg", "ema"] = "sigreg"
-    steps: Count = 5000
+    steps: Count = 4000
     batch: Count = 256
     learning_rate: Positive = 1e-2
     matrix_rate: Positive = 1e-2
