@@ -36,7 +36,9 @@ SHIFTS: dict[str, dict[str, dict[str, Any]]] = {
         "feed": {"sensors": [{"tag": "Ca_in", "fault": "freeze"}]},
     },
     "turbofan": {
+        # Low down: at full fuel near the ceiling a worn engine has no rest to start from.
         "worn engine": {
+            "disturbances": {"ALT": {"value": [0, 10000]}},
             "parameters": {
                 "hpc_eff": {"factor": [0.97, 0.985]}, "hpc_flow": {"factor": [0.97, 0.985]},
                 "fan_eff": {"factor": [0.97, 0.985]},
