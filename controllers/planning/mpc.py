@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from controllers.contracts import Decision, Observation, Status, Targets
 from controllers.planning.config import PlannerConfig
+from controllers.planning.goal import Goal, GoalEnergy
 from controllers.planning.problem import Energy, Plan, Problem
 from controllers.planning.scp import ScpPlanner
 from models.calibration import Calibration
@@ -26,9 +28,10 @@ class JepaMpc:
 
     Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples
     ahead, for every k; at a steady state each prediction is therefore exact, whatever the model has wrong. A guardrail
-    margin is only ever tightened by it.
+    margin is only ever tightened by it. Under `energy: goal` the latents' own errors, learned alike, move the `goal`.
 
-    Raises `ControlError` when the horizon is longer than the model was validated to.
+    Raises `ControlError` when the horizon is longer than the model was validated to, or a goal is to be steered to and none
+    is given.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class JepaMpc:
         calibration: Calibration | None = None,
         batch: int = 1,
         deadline_s: float | None = None,
+        goal: Goal | None = None,
     ) -> None:
         self.spec, self.config, self.batch = model.spec, config or PlannerConfig(), batch
         if self.config.horizon > model.config.horizon:
@@ -46,6 +50,13 @@ class JepaMpc:
                 f"planner of {self.spec.name}",
                 f"The model was validated to {model.config.horizon}; plan no further, or train it further.",
             )
+        if self.config.energy == "goal" and goal is None:
+            raise ControlError(
+                "energy: goal without a goal",
+                f"planner of {self.spec.name}",
+                "Give the controller a Goal, from training runs or of a window, or take energy: decoded.",
+            )
+        self.goal = goal if self.config.energy == "goal" else None
         self.horizon, self.deadline_s = self.config.horizon, deadline_s
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         moves = [t.move for t in self.spec.mvs if t.move]
@@ -58,7 +69,8 @@ class JepaMpc:
         effort = self.config.effort_range
         low = torch.tensor([effort[0]]).double() if effort else self._low
         high = torch.tensor([effort[1]]).double() if effort else self._low + self._span
-        energy = Energy(
+        whiten = torch.eye(model.config.latent) if self.goal is None or self.goal.whiten is None else self.goal.whiten
+        energy = (Energy if self.goal is None else partial(GoalEnergy, whiten.double()))(
             columns,
             torch.tensor([t.scale for t in self.spec.targets], dtype=torch.float64),
             self.config.effort,
@@ -83,6 +95,7 @@ class JepaMpc:
         self._window = torch.full((self.batch, self.model.config.window, channels), torch.nan, dtype=torch.float64)
         self._past: Tensor | None = None  # (batch x k x latent): now, as predicted k+1 samples ago
         self._bias = torch.zeros(self.batch, self.horizon, self.model.n_measured, dtype=torch.float64)
+        self._missed = torch.zeros(self.batch, self.horizon, self.model.config.latent, dtype=torch.float64)
         self._plan: Tensor | None = None
         self._z: Tensor | None = None
         self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
@@ -106,7 +119,7 @@ class JepaMpc:
                 read = torch.from_numpy(np.array(observation.constants, dtype=np.float64))
                 self._constants = torch.where(torch.isfinite(read), read, self._constants)
             z = self.model.encode(self._window, self._constants)
-            surprise = self._learn_bias(measured, applied)
+            surprise = self._learn_bias(z, measured, applied)
             self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
             problem = self._problem(z, applied, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
@@ -148,10 +161,21 @@ class JepaMpc:
             bias=self._bias,
             required=required + shift,
             conditions=self._conditions(),
+            goal=self._goal(values[:, : self.horizon].expand(self.batch, -1, -1), dvs),
         )
 
-    def _learn_bias(self, measured: Tensor, applied: Tensor) -> Tensor:
-        """Compare what was predicted for now with what is; returns surprise (batch,)."""
+    def _goal(self, targets: Tensor, dvs: Tensor) -> Tensor | None:
+        """Where each predicted latent should be (batch x horizon x latent), less what predictions of that length missed."""
+        if self.goal is None:
+            return None
+        d = self.model.denormalise(dvs, "dvs").flatten(0, 1)
+        samples = self.goal.windows(targets.flatten(0, 1), d).double()
+        windows = samples[:, None].expand(-1, self.model.config.window, -1)
+        z = self.model.encode(windows, self._constants.repeat_interleave(self.horizon, 0))
+        return z.view(self.batch, self.horizon, -1) - self._missed
+
+    def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> Tensor:
+        """Compare what was predicted for now with what is, measurements and latent `z`; returns surprise (batch,)."""
         surprise = torch.zeros(self.batch, dtype=torch.float64)
         if self._z is None:
             return surprise
@@ -167,6 +191,11 @@ class JepaMpc:
         learned = (1 - a) * self._bias[:, :known] + a * error
         # A measurement that is missing teaches nothing: what was learned stays.
         self._bias[:, :known] = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
+        whole = torch.isfinite(measured).all(-1) & torch.isfinite(applied).all(-1)
+        if self.goal is not None:
+            missed = (1 - a) * self._missed[:, :known] + a * (z[:, None] - self._past)
+            missed = torch.where(whole[:, None, None], missed, self._missed[:, :known])
+            self._missed = torch.cat([missed, self._missed[:, known:]], 1)
         return self.calibration.surprise(error[:, 0].nan_to_num(0.0))
 
     def _decision(self, plan: Plan, problem: Problem, seen: Tensor, surprise: Tensor, began: float) -> Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ class Problem:
     moves in force; `low`, `high` (n_mv) limits of this plan; `rate` (n_mv) largest move a sample; `fallback` (n_mv) the safe
     moves; `targets` (batch x horizon x n_target); `bias` (batch x horizon x n_measured) added to what the model reads
     out; `required` (batch x horizon x n_constraint) the least admissible margin; engineering units. `conditions` (batch x
-    2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none.
+    2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none. `goal` (batch x horizon x
+    latent) the latents to be near to; None where nobody asks for them.
     """
 
     z: Tensor
@@ -32,6 +34,7 @@ class Problem:
     bias: Tensor
     required: Tensor
     conditions: Tensor | None = None
+    goal: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,19 @@ class Constraints:
         return torch.stack([short[:, self.rank == r].sum(-1) for r in self.ranks], dim=-1)
 
 
+class Convex(NamedTuple):
+    """What an energy asks of one convex subproblem in the change x of the moves (batch x n): sum |rows x + offset| + x'p x / 2 +
+    q'x. `rows` (batch x any x n), `offset` (batch x any), `p` (batch x n x n), `q` (batch x n)."""
+
+    rows: Tensor
+    offset: Tensor
+    p: Tensor
+    q: Tensor
+
+
 class Energy:
-    """The task energy of `PlannerConfig`: tracking + effort + suppression, each (batch,)."""
+    """The task energy of `PlannerConfig`: tracking + effort + suppression, each (batch,). Tracking is the decoded one: of
+    the measurements read out, their offset corrected, from the targets."""
 
     def __init__(
         self,
@@ -109,14 +123,29 @@ class Energy:
         self.effort_low, self.effort_span = effort_low, effort_span
 
     def terms(self, rollout: Rollout, problem: Problem) -> dict[str, Tensor]:
-        error = (rollout.measured[..., self.columns] - problem.targets).abs() / self.scale
         effort = ((rollout.moves - self.effort_low) / self.effort_span) ** 2
         before = torch.cat([problem.previous[:, None], rollout.moves[:, :-1]], dim=1)
         return {
-            "tracking": error.sum((1, 2)),
+            "tracking": self.tracking(rollout, problem),
             "effort": self.effort * effort.sum((1, 2)),
             "suppression": self.suppression * ((rollout.moves - before) ** 2).sum((1, 2)),
         }
+
+    def tracking(self, rollout: Rollout, problem: Problem) -> Tensor:
+        """(batch,), summed over the horizon."""
+        return self._error(rollout, problem).abs().sum((1, 2))
+
+    def convex(self, rollout: Rollout, problem: Problem, sensitivity: Tensor, read_out: Tensor) -> Convex:
+        """`tracking` around `rollout`; `sensitivity` (batch x horizon x latent x n) of the latents to the moves, `read_out`
+        (n_measured x latent) of the measurements to the latents."""
+        batch, n = sensitivity.shape[0], sensitivity.shape[-1]
+        rows = ((read_out[self.columns] / self.scale[:, None]) @ sensitivity).flatten(1, 2)
+        return Convex(
+            rows, self._error(rollout, problem).flatten(1), rows.new_zeros(batch, n, n), rows.new_zeros(batch, n)
+        )
+
+    def _error(self, rollout: Rollout, problem: Problem) -> Tensor:
+        return (rollout.measured[..., self.columns] - problem.targets) / self.scale
 
 
 def rank_key(violation: Tensor, energy: Tensor) -> Tensor:

@@ -120,10 +120,9 @@ class ScpPlanner:
         batch, h, m = rollout.moves.shape
         sens = self.sensitivity(inputs)
         dtype, n = sens.dtype, h * m
-        columns = self.energy.columns
         gain = self.model.read_out_head.weight * self.model.channel_std[: self.model.n_measured, None]
-        rows = [((gain[columns] / self.energy.scale[:, None]) @ sens).flatten(1, 2)]
-        offset = [((rollout.measured[..., columns] - problem.targets) / self.energy.scale).flatten(1)]
+        tracking = self.energy.convex(rollout, problem, sens, gain)
+        rows, offset = [tracking.rows], [tracking.offset]
         low, high = [torch.full_like(offset[0], -1.0)], [torch.full_like(offset[0], 1.0)]
         if self.config.guardrails and len(self.constraints):
             jac = self.constraints.jacobian(self.model, rollout.z[:, 1:])
@@ -148,8 +147,8 @@ class ScpPlanner:
 
         e, s = self.energy, self.energy.suppression
         weight = 2 * e.effort / e.effort_span.repeat(h) ** 2
-        p = torch.diag_embed((weight + 1e-4).expand(batch, n)) + 2 * s * (difference.mT @ difference)
-        q = weight * (flat - e.effort_low.repeat(h)) + 2 * s * (difference.mT @ change[..., None])[..., 0]
+        p = tracking.p + torch.diag_embed((weight + 1e-4).expand(batch, n)) + 2 * s * (difference.mT @ difference)
+        q = tracking.q + weight * (flat - e.effort_low.repeat(h)) + 2 * s * (difference.mT @ change[..., None])[..., 0]
         step = qp.solve(p, q, torch.cat(rows, 1), torch.cat(offset, 1), torch.cat(low, 1), torch.cat(high, 1))
         return torch.nan_to_num(step).view(batch, h, m)
 

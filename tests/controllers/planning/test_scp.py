@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def test_sensitivity_is_the_jacobian_of_the_roll_out(wild: WorldModel) -> None:
     rollout, inputs = planner.roll(problem, moves)
     sensitivity = planner.sensitivity(inputs)
     for b in range(BATCH):
-        one = Problem(*(v[b : b + 1] if v.dim() > 1 else v for v in vars(problem).values()))
+        parts: list[Any] = [v[b : b + 1] if v is not None and v.dim() > 1 else v for v in vars(problem).values()]
+        one = Problem(*parts)
         exact = torch.autograd.functional.jacobian(
             lambda u, one=one: planner.roll(one, u.view(1, 6, -1))[0].z[0, 1:], moves[b].flatten()
         )
