@@ -102,7 +102,8 @@ def record(
     excitation = Excitation(spec, plant.batch, seed)
     scans = round(spec.sample_time_s / spec.scan_time_s)
     safe = np.array([t.move.safe for t in spec.mvs if t.move])
-    names = [t.name for t in spec.online] + [g.fallback_tag for g in spec.guardrails if g.fallback_tag]
+    labelled = [g for g in spec.guardrails if g.fallback_tag]
+    names = [t.name for t in spec.online] + [str(g.fallback_tag) for g in labelled]
     hidden = {g.tag for g in spec.guardrails if spec.tag(g.tag).role is Role.HIDDEN}
     names += sorted(hidden)
     values = {name: np.empty((plant.batch, samples)) for name in names}
@@ -116,10 +117,9 @@ def record(
         for i, mv in enumerate(spec.mvs):
             # An interlock that acted inside the interval leaves no one move that was in force: the move is missing.
             values[mv.name][:, k] = np.where(unheld[:, i], np.nan, layer.outputs[:, i])
-        for guard in spec.guardrails:
-            if guard.fallback_tag:
-                values[guard.fallback_tag][:, k] = plant.fallback_worst(guard)
-                over |= guard.sign * (true[guard.tag] - guard.limit) > stop
+        for guard, worst in zip(labelled, plant.fallback_worst(labelled).T, strict=True):
+            values[str(guard.fallback_tag)][:, k] = worst
+            over |= guard.sign * (true[guard.tag] - guard.limit) > stop
         over |= plant.ended != 0
         for v in values.values():
             v[over, k] = np.nan

@@ -28,6 +28,7 @@ from simulators.contract import Simulator
 from simulators.namespaces import CasadiNamespace
 
 Array = NDArray[np.float64]
+Watch = tuple[tuple[str, float], ...]
 log = logging.getLogger(__name__)
 
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fopenmp-simd")
@@ -64,18 +65,18 @@ class CompilerError(Exception):
 class Kernel:
     """The compiled steps of one simulator for a batch. Raises `CompilerError` where that is not possible.
 
-    `reasons[k - 1]` says why a member ended with code k; code 0 is a member that lives. With `watch`, the name of an
-    output, `peak` follows its maximum, or with `sign` -1 that of its negative.
+    `reasons[k - 1]` says why a member ended with code k; code 0 is a member that lives. `peak` follows the maxima of what
+    `watch` lists: names of outputs, each with the factor it is taken by (-1 for a minimum).
     """
 
-    def __init__(self, simulator: Simulator, watch: str | None = None, sign: float = 1.0) -> None:
-        self._simulator = simulator
-        source, self.reasons = write_source(simulator, watch, sign)
+    def __init__(self, simulator: Simulator, watch: Watch = ()) -> None:
+        self._simulator, self._watched = simulator, max(len(watch), 1)
+        source, self.reasons = write_source(simulator, watch)
         library, pointer = ctypes.CDLL(str(_build(source))), ctypes.c_void_p
         self._advance, self._outputs = library.advance, library.outputs
         self._advance.restype = self._outputs.restype = None
         self._outputs.argtypes = [ctypes.c_int64, *[pointer] * 5]
-        self._advance.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_double] + [pointer] * 5 + [ctypes.c_double, pointer]
+        self._advance.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_double] + [pointer] * 7
         self._sizes = tuple(map(len, (simulator.names.x, simulator.names.u, simulator.names.d, simulator.names.p)))
 
     def advance(
@@ -84,11 +85,13 @@ class Kernel:
         """x (batch x n_x) after `dt_s` plant seconds with u, d, p (batch x n each) held, and the codes (batch,) of members
         that ended: they keep their last state inside the envelope. `ended` are the codes so far."""
         codes = np.zeros(len(x), np.int64) if ended is None else ended.astype(np.int64, copy=True)
-        return self._run(x, u, d, p, dt_s, codes, np.inf, np.empty(len(x))), codes
+        top = np.empty((len(x), self._watched))
+        return self._run(x, u, d, p, dt_s, codes, np.full(self._watched, np.inf), top), codes
 
-    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: float) -> tuple[Array, Array]:
-        """x after `dt_s`, and the highest value (batch,) of the watched output on the way; a member stops at `ceiling`."""
-        top = np.full(len(x), -np.inf)
+    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: Array) -> tuple[Array, Array]:
+        """x after `dt_s`, and the highest values (batch x n_watched) on the way, up to `ceiling` (n_watched,); a member
+        stops when all are there."""
+        top, ceiling = np.full((len(x), self._watched), -np.inf), np.array(ceiling, np.float64)
         new = self._run(x, u, d, p, dt_s, np.zeros(len(x), np.int64), ceiling, top)
         return new, np.minimum(top, ceiling)
 
@@ -108,7 +111,7 @@ class Kernel:
         return arrays_c
 
     def _run(
-        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, codes: NDArray[np.int64], ceiling: float, top: Array
+        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, codes: NDArray[np.int64], ceiling: Array, top: Array
     ) -> Array:
         batch = len(x)
         new = np.array(x, np.float64, order="C")
@@ -121,7 +124,9 @@ class Kernel:
         def part(k: int) -> None:
             rows = slice(cuts[k], cuts[k + 1])
             pointers = [v[rows].ctypes.data for v in (new, *inputs, codes)]
-            self._advance(cuts[k + 1] - cuts[k], ticks, steps, span, *pointers, ceiling, top[rows].ctypes.data)
+            self._advance(
+                cuts[k + 1] - cuts[k], ticks, steps, span, *pointers, ceiling.ctypes.data, top[rows].ctypes.data
+            )
 
         if threads == 1:
             part(0)
@@ -146,7 +151,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernel")
 
 
-def write_source(simulator: Simulator, watch: str | None = None, sign: float = 1.0) -> tuple[str, list[str]]:
+def write_source(simulator: Simulator, watch: Watch = ()) -> tuple[str, list[str]]:
     """The kernel as C, and the reasons for which it ends a member."""
     names, xp = simulator.names, CasadiNamespace()
     groups = {"X": names.x, "U": names.u, "D": names.d, "P": names.p}
@@ -161,20 +166,20 @@ def write_source(simulator: Simulator, watch: str | None = None, sign: float = 1
         "envelope": [ca.SX(v) for v in margins.values()] or [ca.SX(1.0)],
         "read": [ca.SX(v) for v in simulator.outputs(x, u, d, p, xp)],
     }
-    if watch is not None:
-        bodies["watch"] = [sign * bodies["read"][names.y.index(watch)]]
+    if watch:
+        bodies["watch"] = [factor * bodies["read"][names.y.index(output)] for output, factor in watch]
     writer = _Writer(symbols, list(groups))
     functions = [writer.function(name, outputs) for name, outputs in bodies.items()]
     rtol = simulator.rtol or 1.0
     sizes = {f"N{k}": max(len(v), 1) for k, v in groups.items()} | {
         "NV": max(len(writer.prepared), 1), "NY": len(names.y), "NG": max(len(margins), 1), "ENDS": len(margins),
-        "JUMPS": int(jumps), "WATCHES": int(watch is not None), "ADAPTS": int(simulator.rtol is not None),
+        "JUMPS": int(jumps), "WATCHES": int(bool(watch)), "NW": max(len(watch), 1), "ADAPTS": int(simulator.rtol is not None),
         "RTOL": rtol, "ATOL": rtol * ATOL_SHARE,
         "B": 64 if len(names.x) <= 8 else 16,  # vectors wide enough, and one plant alone does not pay for many
     }  # fmt: skip
     defines = "\n".join(f"#define {k} {v}" for k, v in sizes.items())
     nobody = f"static void watch({_Writer.ARGUMENTS}, const double V[NV][B], double R[][B]) {{}}"
-    idle = nobody if watch is None else ""
+    idle = "" if watch else nobody
     source = "\n".join([_HEAD, defines, writer.prepare(), *functions, idle, _STEPS.read_text()])
     return source, [*margins, "a state that is not finite"]
 

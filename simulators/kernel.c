@@ -19,17 +19,21 @@ static void settle(States X, States Y, U_ U, D_ D, P_ P, V_ V, const double *mov
   for (int i = 0; i < NX; i++) for (int l = 0; l < B; l++) X[i][l] = takes[l] != 0.0 ? Y[i][l] : X[i][l];
 }
 
-static void follow(States X, U_ U, D_ D, P_ P, V_ V, double ceiling, double *over, double *top)
+/* The highest values so far of what is watched; a member stops once all of them are at their ceilings. */
+static void follow(States X, U_ U, D_ D, P_ P, V_ V, const double *ceiling, double *over, double top[NW][B])
 {
-  double G[NG][B];
+  double G[NW][B], left[B];
   watch(X, U, D, P, V, G);
-  for (int l = 0; l < B; l++) {
-    top[l] = G[0][l] > top[l] ? G[0][l] : top[l];
-    over[l] = top[l] < ceiling ? over[l] : ENDS + 2.0;
+  for (int l = 0; l < B; l++) left[l] = 0.0;
+  for (int w = 0; w < NW; w++) for (int l = 0; l < B; l++) {
+    top[w][l] = G[w][l] > top[w][l] ? G[w][l] : top[w][l];
+    left[l] += top[w][l] < ceiling[w] ? 1.0 : 0.0;
   }
+  for (int l = 0; l < B; l++) over[l] = left[l] > 0.0 ? over[l] : ENDS + 2.0;
 }
 
-static void fixed(States X, U_ U, D_ D, P_ P, V_ V, double span, int64 steps, double *over, double ceiling, double *top)
+static void fixed(States X, U_ U, D_ D, P_ P, V_ V, double span, int64 steps, double *over, const double *ceiling,
+                  double top[NW][B])
 {
   const double h = span / steps;
   double K[NX][B], S[NX][B], Y[NX][B], all[B];
@@ -60,7 +64,8 @@ static const double A[6][6] = {
 static const double E[7] = {
   71.0 / 57600, 0.0, -71.0 / 16695, 71.0 / 1920, -17253.0 / 339200, 22.0 / 525, -1.0 / 40};
 
-static void adaptive(States X, U_ U, D_ D, P_ P, V_ V, double span, double *over, double ceiling, double *top)
+static void adaptive(States X, U_ U, D_ D, P_ P, V_ V, double span, double *over, const double *ceiling,
+                     double top[NW][B])
 {
   double K[7][NX][B], Y[NX][B], t[B], h[B], step[B], error[B], moved[B];
   for (int l = 0; l < B; l++) { t[l] = 0.0; h[l] = span; }
@@ -122,11 +127,11 @@ void outputs(int64 n, double *y, const double *x, const double *u, const double 
 }
 
 void advance(int64 n, int64 ticks, int64 steps, double span, double *x, const double *u, const double *d, const double *p,
-             int64 *ended, double ceiling, double *top)
+             int64 *ended, const double *ceiling, double *top)
 {
   for (int64 start = 0; start < n; start += B) {
     const int64 width = n - start < B ? n - start : B;
-    double X[NX][B], Y[NX][B], U[NU][B], D[ND][B], P[NP][B], V[NV][B], T[B], over[B];
+    double X[NX][B], Y[NX][B], U[NU][B], D[ND][B], P[NP][B], V[NV][B], T[NW][B], over[B];
     for (int64 l = 0; l < B; l++) {  /* a short block is filled up with its last member */
       const int64 m = start + (l < width ? l : width - 1);
       for (int i = 0; i < NX; i++) X[i][l] = x[m * NX + i];
@@ -134,7 +139,7 @@ void advance(int64 n, int64 ticks, int64 steps, double span, double *x, const do
       for (int i = 0; i < ND; i++) D[i][l] = d[m * ND + i];
       for (int i = 0; i < NP; i++) P[i][l] = p[m * NP + i];
       over[l] = (double)ended[m];
-      T[l] = WATCHES ? top[m] : 0.0;
+      for (int w = 0; w < NW; w++) T[w][l] = WATCHES ? top[m * NW + w] : 0.0;
     }
     prepare(U, D, P, V);
     for (int64 tick = 0; tick < ticks; tick++) {
@@ -148,7 +153,7 @@ void advance(int64 n, int64 ticks, int64 steps, double span, double *x, const do
     for (int64 l = 0; l < width; l++) {
       for (int i = 0; i < NX; i++) x[(start + l) * NX + i] = X[i][l];
       ended[start + l] = (int64)over[l];
-      if (WATCHES) top[start + l] = T[l];
+      if (WATCHES) for (int w = 0; w < NW; w++) top[(start + l) * NW + w] = T[w][l];
     }
   }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,21 +140,31 @@ class SimulatedPlant:
         for name, sensor in self._sensors.items():
             sensor.see(self.time_s, true[name])
 
-    def fallback_worst(self, guard: Guardrail) -> Array:
-        """The true value (batch,) of the guardrail's tag nearest to its limit, or farthest past it, in the next `fallback_s`
-        if every MV went to `safe` now and stayed. Disturbances are those one looks ahead with; a value past the end of the
-        fallback tag's range reads as that end.
+    def fallback_worst(self, guards: Sequence[Guardrail]) -> Array:
+        """The true value (batch x n_guard) of each guardrail's tag nearest to its limit, or farthest past it, in the next
+        `fallback_s` if every MV went to `safe` now and stayed. Disturbances are those one looks ahead with; a value past the
+        end of the fallback tag's range reads as that end.
 
         An MV goes there at its rate limit; where no MV takes longer than a sample, they are there at once.
         """
-        kernel = peak_of(type(self.simulator), guard.tag, guard.sign)
-        low, high = self.spec.tag(guard.fallback_tag or guard.tag).range
-        ceiling = high if guard.sign > 0 else -low
-        x, worst = self.x, guard.sign * self.true_outputs()[guard.tag]
-        for span_s, d, moves in self._fallback(guard.fallback_s):
+        worst = np.empty((self.batch, len(guards)))
+        for horizon_s in {g.fallback_s for g in guards}:
+            mine = [i for i, g in enumerate(guards) if g.fallback_s == horizon_s]
+            worst[:, mine] = self._worst([guards[i] for i in mine], horizon_s)
+        return worst
+
+    def _worst(self, guards: list[Guardrail], horizon_s: float) -> Array:
+        kernel, sign = (
+            peak_of(type(self.simulator), tuple((g.tag, g.sign) for g in guards)),
+            np.array([g.sign for g in guards]),
+        )
+        ends = [self.spec.tag(g.fallback_tag or g.tag).range[g.sign > 0] for g in guards]
+        true, ceiling = self.true_outputs(), np.multiply(sign, ends)
+        x, worst = self.x, sign * np.stack([true[g.tag] for g in guards], 1)
+        for span_s, d, moves in self._fallback(horizon_s):
             x, later = kernel.peak(x, moves, d, self.p, span_s, ceiling)
             worst = np.maximum(worst, later)
-        return guard.sign * np.minimum(worst, ceiling)
+        return sign * np.minimum(worst, ceiling)
 
     def _fallback(self, horizon_s: float) -> Iterator[tuple[float, Array, Array]]:
         """The fallback as stretches of plant seconds in which disturbances (batch x n_d) and moves (batch x n_u) hold."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.compiled import CompilerError, Kernel, schedule
+from simulators.compiled import CompilerError, Kernel, Watch, schedule
 from simulators.contract import Simulator
 from simulators.integrators import dopri5
 from simulators.namespaces import NumpyNamespace
@@ -38,13 +38,12 @@ class Stepper(Protocol):
 
 class ErrorControlled:
     """Dormand-Prince 5(4) in numpy, one step size for the batch: the reference, and the way without a compiler. `watch`
-    and `sign` as in `Kernel`."""
+    as in `Kernel`."""
 
-    def __init__(
-        self, simulator: Simulator, rtol: float = 1e-7, atol: float = 1e-9, watch: str | None = None, sign: float = 1.0
-    ) -> None:
+    def __init__(self, simulator: Simulator, rtol: float = 1e-7, atol: float = 1e-9, watch: Watch = ()) -> None:
         self._simulator, self._rtol, self._atol = simulator, rtol, atol
-        self._watched, self._sign = None if watch is None else simulator.names.y.index(watch), sign
+        self._watched = [simulator.names.y.index(output) for output, _ in watch]
+        self._factors = np.array([factor for _, factor in watch])
         margins = simulator.envelope(simulator.x0, simulator.u0, simulator.d0, simulator.p0, _XP)
         self.reasons = [*margins, "a state that is not finite"]
 
@@ -52,33 +51,33 @@ class ErrorControlled:
         self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ended: Codes | None = None
     ) -> tuple[Array, Codes]:
         codes = np.zeros(len(x), np.int64) if ended is None else ended.copy()
-        return self._run(x, u, d, p, dt_s, codes, np.inf)[0], codes
+        return self._run(x, u, d, p, dt_s, codes, np.full(len(self._watched), np.inf))[0], codes
 
-    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: float) -> tuple[Array, Array]:
+    def peak(self, x: Array, u: Array, d: Array, p: Array, dt_s: float, ceiling: Array) -> tuple[Array, Array]:
         """As `Kernel.peak`."""
         return self._run(x, u, d, p, dt_s, np.zeros(len(x), np.int64), ceiling)
 
     def _run(
-        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, codes: Codes, ceiling: float
+        self, x: Array, u: Array, d: Array, p: Array, dt_s: float, codes: Codes, ceiling: Array
     ) -> tuple[Array, Array]:
-        """x after `dt_s` and the highest value watched, up to `ceiling`; `codes` are updated in place."""
+        """x after `dt_s` and the highest values watched, up to `ceiling`; `codes` are updated in place."""
         ticks, _ = schedule(self._simulator, dt_s)
-        held, top = (u.T, d.T, p.T, _XP), np.full(len(x), -np.inf)
+        held, top = (u.T, d.T, p.T, _XP), np.full((len(x), len(self._watched)), -np.inf)
 
         def watch(x: Array) -> Array:
-            return self._sign * self._simulator.outputs(x.T, *held)[self._watched]
+            return self._factors * self.outputs(x, u, d, p)[:, self._watched]
 
         def field(x: Array) -> Array:
             moving = (codes == 0) & (self._outside(x, *held) == 0)
-            if self._watched is not None:
-                moving &= watch(x) < ceiling
+            if self._watched:
+                moving &= (watch(x) < ceiling).any(axis=1)
             return np.where(moving[:, None], _rows(self._simulator.derivative(x.T, *held), x.shape), 0.0)
 
         for _ in range(ticks):
             jumped = _rows(self._simulator.on_sample(x.T, *held), x.shape)
             start = np.where((codes == 0)[:, None], jumped, x)
             span = dt_s / ticks / self._simulator.time_unit_s
-            end, highest = dopri5(field, start, span, self._rtol, self._atol, None if self._watched is None else watch)
+            end, highest = dopri5(field, start, span, self._rtol, self._atol, watch if self._watched else None)
             top = top if highest is None else np.fmax(top, highest)
             why = self._outside(end, *held)
             why[~np.isfinite(end).all(axis=1)] = len(self.reasons)
@@ -111,12 +110,12 @@ def stepper_of(kind: type[Simulator]) -> Stepper:
 
 
 @cache
-def peak_of(kind: type[Simulator], output: str, sign: float) -> Kernel | ErrorControlled:
-    """What follows one output to its maximum (`sign` 1) or its minimum (-1), compiled where that is possible."""
+def peak_of(kind: type[Simulator], watch: Watch) -> Kernel | ErrorControlled:
+    """What follows some outputs to their maxima (factor 1) or minima (-1), compiled where that is possible."""
     try:
-        return Kernel(kind(), output, sign)
+        return Kernel(kind(), watch)
     except CompilerError:
-        return ErrorControlled(kind(), 1e-5, 1e-6, output, sign)
+        return ErrorControlled(kind(), 1e-5, 1e-6, watch)
 
 
 def _rows(components: tuple, shape: tuple[int, ...]) -> Array:

@@ -82,6 +82,7 @@ def close_loop(
     rows: dict[str, list[Array]] = {"measured": [], "dvs": [], "applied": [], "moves": [], "fallback": []}
     solve, status = np.empty(n), []
     applied = np.array(np.broadcast_to(first_move, plant.moves.shape), float)
+    labelled = [i for i, g in enumerate(spec.guardrails) if g.fallback_tag]
     usual = np.array([[t.nominal for t in spec.dvs]])
     controller.reset()
     for k in range(n):
@@ -100,9 +101,7 @@ def close_loop(
         status.append(decision.status)
         label = np.full((plant.batch, len(spec.guardrails)), np.nan)
         if label_fallback:
-            for i, g in enumerate(spec.guardrails):
-                if g.fallback_tag:
-                    label[:, i] = plant.fallback_worst(g)
+            label[:, labelled] = plant.fallback_worst([spec.guardrails[i] for i in labelled])
         for name, value in zip(rows, (observation.measured, dvs, applied, decision.moves, label), strict=True):
             rows[name].append(np.array(value))
         inside = {g.name: [plant.true_outputs()[g.tag]] for g in spec.guardrails}

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from historian import Historian
-from homeostat import recording
+from homeostat import lockstep, recording
 from homeostat.lockstep import excitation_run, incident_run, split
 from homeostat.recording import EXCITATION_SAMPLES, INCIDENT_SAMPLES, excite_lockstep
 from models.dataset import load_runs
@@ -155,3 +155,37 @@ def test_a_historian_that_is_read_only_is_refused_before_anything_is_simulated(e
 def test_a_plant_without_a_fallback_label_has_no_incidents():
     with pytest.raises(SpecError, match="vandevusse: no guardrail has a fallback_tag"):
         incident_run(load_spec("vandevusse"), 2, 10, seed=0)
+
+
+@pytest.mark.parametrize(("plant", "runs"), [("turbofan", 100), ("glucose", 500)])
+def test_hardly_any_excited_plant_ends(plant: str, runs: int):
+    """Less than one in a hundred leaves its simulator's maps; the moves still reach both ends of their range, and more for
+    a meal."""
+    spec = load_spec(plant)
+    unlabelled = [g.model_copy(update={"fallback_tag": None}) for g in spec.guardrails]
+    spec = spec.model_copy(update={"guardrails": tuple(unlabelled)})
+    scenario = load_scenario("excitation", spec)
+    excited = lockstep.excited(spec, scenario, runs, 1)
+    values = lockstep.record(spec, excited, scenario.samples(spec), 1, "excitation").values
+    assert (excited.ended != 0).mean() < 0.01
+    (mv,) = spec.mvs
+    assert mv.move is not None
+    low, high = mv.move.excited
+    reached = np.nanmin(values[mv.name]), np.nanmax(values[mv.name])
+    assert reached[0] < low + 0.1 * (high - low)
+    assert reached[1] > high - 0.1 * (high - low)
+    for tag, gain in mv.move.feed_forward.items():
+        eaten = values[tag][:, 5:-1] > 40.0
+        doses = values[mv.name][:, 6:][eaten]
+        assert np.nanmedian(doses) > 0.5 * 40.0 * gain
+
+
+def test_a_recording_is_as_long_as_its_scenario(tmp_path: Path):
+    spec = load_spec("glucose")
+    with Historian(tmp_path / "historian.db", spec.name) as store:
+        hours = excite_lockstep(spec, store, END_S, runs=2, incidents=0, seed=1)
+        (meals, labels) = (store.history([tag], 0.0, END_S)["value"] for tag in ("CHO", "CGM_off"))
+        assert hours == 2 * load_scenario("excitation", spec).duration_s / 3600
+    assert meals.max() > 20.0, "no meal, no lesson"  # type: ignore[operator]
+    assert len(labels) == 2 * 180
+    assert labels.null_count() == 0

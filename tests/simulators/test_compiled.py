@@ -170,7 +170,7 @@ def test_peak_is_the_highest_value_on_the_way() -> None:
     reactor = DressedReactor()
     x = np.array([[0.877, 324.5, 300.0], [0.85, 336.0, 303.0], [0.88, 342.0, 305.0]])
     held = [np.tile(v, (3, 1)).astype(float) for v in ((290.0,), reactor.d0, reactor.p0)]
-    _, peak = Kernel(reactor, watch="TI101").peak(x, *held, dt_s=600.0, ceiling=400.0)
+    (peak,) = Kernel(reactor, (("TI101", 1.0),)).peak(x, *held, dt_s=600.0, ceiling=np.array([400.0]))[1].T
     stepwise, kernel = x[:, 1].copy(), stepper_of(DressedReactor)
     for _ in range(1200):
         x, _ = kernel.advance(x, *held, dt_s=0.5)
@@ -202,14 +202,14 @@ def test_without_a_compiler_the_numpy_stepper_takes_over(
         assert isinstance(stepping.stepper_of(DressedReactor), ErrorControlled)
         assert "no C compiler" in caplog.text
         plant.advance(np.array([[305.0]]), 26.0)
-        peak = plant.fallback_worst(plant.spec.guardrails[0])
+        peak = plant.fallback_worst(plant.spec.guardrails[:1])[:, 0]
     finally:
         stepping.stepper_of.cache_clear()
         stepping.peak_of.cache_clear()
     same = SimulatedPlant(load_spec("reactor"), noise=0.0)
     same.advance(np.array([[305.0]]), 26.0)
     np.testing.assert_allclose(plant.x, same.x, rtol=1e-6)
-    np.testing.assert_allclose(peak, same.fallback_worst(plant.spec.guardrails[0]), atol=0.05)
+    np.testing.assert_allclose(peak, same.fallback_worst(plant.spec.guardrails[:1])[:, 0], atol=0.05)
 
 
 def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -256,8 +256,9 @@ def test_a_trough_is_followed_as_a_peak_is_and_as_without_a_compiler(sign: float
     d = np.array([[5.0, 1.0, 0.0]] * 3)
     x, _ = plant._stepper.advance(plant.x, np.array([[0.0], [20.0], [90.0]]), d, plant.p, 900.0)
     held = [np.zeros((3, 1)), np.tile(Glucose.d0, (3, 1)), plant.p]
-    kernel, plain = Kernel(Glucose(), "CGM", sign), ErrorControlled(Glucose(), 1e-7, 1e-9, "CGM", sign)
-    ways = [way.peak(x, *held, dt_s=7200.0, ceiling=np.inf) for way in (kernel, plain)]
+    watch = (("CGM", sign), ("IOB", 1.0))
+    kernel, plain = Kernel(Glucose(), watch), ErrorControlled(Glucose(), 1e-7, 1e-9, watch)
+    ways = [way.peak(x, *held, dt_s=7200.0, ceiling=np.full(2, np.inf)) for way in (kernel, plain)]
     np.testing.assert_allclose(ways[0][0], ways[1][0], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(ways[0][1], ways[1][1], atol=0.15)  # the first step is 15 s long
-    assert np.ptp(ways[0][1]) > 20.0
+    assert np.ptp(ways[0][1][:, 0]) > 20.0

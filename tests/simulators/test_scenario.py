@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from homeostat.lockstep import rehearse
 from plant.errors import SpecError
 from plant.spec import builtin_plants, load_spec
 from simulators.scenario import STEADY, Scenario, builtin_scenarios, load_scenario, scenario_of
@@ -73,3 +74,15 @@ def test_a_name_that_is_none_lists_those_there_are() -> None:
 def test_steady_is_for_every_plant() -> None:
     assert load_scenario("steady", SPEC) is STEADY
     assert Scenario.model_fields.keys() >= STEADY.model_fields_set
+
+
+@pytest.mark.parametrize("plant", ["reactor", "reactor_bare", "vandevusse", "turbofan", "glucose"])
+def test_operation_runs_from_start_to_end_in_the_hands_of_the_plant(plant: str) -> None:
+    """A planner's margins are calibrated there: under its own loops a plant comes through, and no two runs are alike."""
+    spec = load_spec(plant)
+    scenario = load_scenario("operation", spec)
+    runs = [rehearse(spec, scenario, seed) for seed in (1, 2)]
+    for run in runs:
+        assert run.reason == ""
+        assert run.time_s[-1] == pytest.approx(scenario.samples(spec) * spec.sample_time_s)
+    assert any((runs[0].true[t.name] != runs[1].true[t.name]).any() for t in spec.dvs)

@@ -120,7 +120,7 @@ def test_fallback_is_labelled_on_request(bare: PlantSpec) -> None:
     assert np.isnan(loop(bare, Fixed(moves), np.full((2, 1), 0.87)).fallback).all()
     labelled = loop(bare, Fixed(moves), np.full((2, 1), 0.87), label_fallback=True)
     plant = SimulatedPlant(bare, 0, 1, noise=0.0)
-    expected = plant.fallback_worst(bare.guardrails[0])
+    expected = plant.fallback_worst(bare.guardrails[:1])[:, 0]
     np.testing.assert_allclose(labelled.fallback[:, 0, 0], expected)
 
 
@@ -140,3 +140,22 @@ def test_runs_are_cut_where_the_plant_trips(bare: PlantSpec) -> None:
 def test_limits_of_are_the_engineers(bare: PlantSpec) -> None:
     low, high = limits_of(bare)
     assert (low.tolist(), high.tolist()) == ([290.0], [310.0])
+
+
+def test_a_run_keeps_the_truth_of_what_no_sensor_shows() -> None:
+    """Else the margins of a guardrail on a hidden quantity would be calibrated on nothing."""
+    spec = load_spec("turbofan")
+    low, high = limits_of(spec)
+    plant = SimulatedPlant(spec, 0, 2, noise=0.0)
+    moves = np.full((3, 2), 2.8)
+    runs = close_loop(
+        Fixed(moves), plant, np.full((3, 1), 3060.0), preview=False, move_low=low, move_high=high,
+        first_move=plant.moves, label_fallback=True,
+    )  # fmt: skip
+    assert plant.time_s == pytest.approx(3 * spec.sample_time_s)
+    labelled = [g.fallback_tag is not None for g in spec.guardrails]
+    for i, run in enumerate(runs.runs(spec)):
+        assert run.hidden is not None
+        for j, g in enumerate(spec.guardrails):
+            np.testing.assert_array_equal(run.hidden[:, j], runs.true[g.tag][i, :3])
+        np.testing.assert_array_equal(np.isfinite(run.labels).all(0), labelled)
