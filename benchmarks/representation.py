@@ -22,7 +22,8 @@ from scipy.signal import lfilter
 
 from benchmarks.report import Report
 from models.representation import JepaConfig, Probe, train_jepa
-from models.surprise import Surprise, SurpriseConfig, Whitening, conformal_threshold
+from models.surprise import Surprise, SurpriseConfig, conformal_threshold
+from models.whitening import Whitening
 
 Array = NDArray[np.float64]
 Score = Callable[[Array], Array]

@@ -11,7 +11,7 @@ NaN in between, not held: a held value predicts itself, and its innovations woul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -22,13 +22,12 @@ from scipy.signal import lfilter
 
 from models.calibration import conformal_quantile
 from models.config import Count, NonNegative
+from models.whitening import ErrorWhitening, Whitening, inverse_root, shrunk
 from plant.errors import ModelError
 
 Array = NDArray[np.float64]
 Share = Annotated[float, Field(gt=0, le=1)]
 
-_LEAST_STD = 1e-9
-_LEAST_EIGENVALUE = 1e-6  # of a correlation matrix: below this a direction is rounding, not signal
 _TINY = 1e-9
 
 
@@ -56,37 +55,6 @@ class SurpriseConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Whitening:
-    """Full-rank symmetric (ZCA) whitening: uncorrelated, unit variance, each output still mostly its own tag."""
-
-    mean: Array
-    std: Array
-    matrix: Array
-
-    @staticmethod
-    def fit(rows: Array, shrinkage: float = 0.001) -> Whitening:
-        """From training `rows` (n x tags); NaN takes the tag's mean. The correlation matrix is drawn towards the identity by
-        `shrinkage`, so fewer samples than tags, and tags that copy each other, stay finite. A tag that never moves reads in
-        deviations of 1. Raises `ModelError` below two samples, or when a tag was never measured."""
-        seen = np.isfinite(rows)
-        if len(rows) < 2:
-            raise ModelError(f"{len(rows)} normal samples", "whitening", "Record more normal operation.")
-        if not seen.any(0).all():
-            raise ModelError(
-                f"tag {int(np.argmin(seen.any(0)))} was never measured", "whitening", "Leave it out, or record it."
-            )
-        mean, std = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
-        std = np.where(std > _LEAST_STD, std, 1.0)
-        z = np.where(seen, (rows - mean) / std, 0.0)
-        correlation = z.T @ z / len(z)
-        return Whitening(mean, std, _inverse_root(_shrunk(correlation, shrinkage, np.eye(len(std)))))
-
-    def __call__(self, rows: Array) -> Array:
-        """(n x tags) -> (n x tags), whitened; a NaN counts as the mean."""
-        return np.nan_to_num((rows - self.mean) / self.std) @ self.matrix
-
-
-@dataclass(frozen=True)
 class Predictor:
     """Ridge regression of each sample on the whitened samples before it, and the whitening of what it leaves.
 
@@ -97,8 +65,7 @@ class Predictor:
     config: SurpriseConfig
     inputs: Whitening
     weights: Array
-    covariance: Array
-    _roots: dict[bytes, Array] = field(default_factory=dict, repr=False)
+    errors: ErrorWhitening
 
     @staticmethod
     def fit(runs: Sequence[Array], config: SurpriseConfig) -> Predictor:
@@ -125,57 +92,94 @@ class Predictor:
             x = features[rows]
             gram = x.T @ x + (config.ridge + _TINY) * np.eye(x.shape[1])
             weights[:, group] = np.linalg.solve(gram, x.T @ targets[rows][:, group])
-        left = targets - features @ weights
-        together = np.maximum(seen.T.astype(float) @ seen, 1.0)
-        z = np.nan_to_num(left)
-        covariance = _positive(z.T @ z / together)
-        diagonal = np.diag(np.maximum(np.diag(covariance), _LEAST_EIGENVALUE))
-        return Predictor(config, inputs, weights, _shrunk(covariance, config.shrinkage, diagonal))
+        return Predictor(config, inputs, weights, ErrorWhitening.fit(targets - features @ weights, config.shrinkage))
 
     def innovations(self, run: Array) -> Array:
         """`run` (n x tags) -> whitened innovations (n x tags); 0 where nothing was measured and before `order` samples."""
         features = _lags(self.inputs(_held(run)), self.config.order)
         error = (run - self.inputs.mean) / self.inputs.std - features @ self.weights
         error[: self.config.order] = 0.0
-        seen = np.isfinite(error)
-        out = np.zeros_like(error)
-        patterns, which = np.unique(seen, axis=0, return_inverse=True)
-        for i, pattern in enumerate(patterns):
-            rows = which.ravel() == i
-            out[rows] = np.where(pattern, error[rows], 0.0) @ self._root(pattern)
-        return out
+        return self.errors(error)
 
-    @property
-    def directions(self) -> Array:
-        """Row j: the whitened innovation that an error in tag j alone would give, all tags measured (tags x tags)."""
-        return self._root(np.ones(len(self.covariance), bool))
 
-    def _root(self, pattern: NDArray[np.bool_]) -> Array:
-        key = pattern.tobytes()
-        if key not in self._roots:
-            root = np.zeros_like(self.covariance)
-            if pattern.any():
-                part = np.ix_(pattern, pattern)
-                root[part] = _inverse_root(self.covariance[part])
-            self._roots[key] = root
-        return self._roots[key]
+@dataclass(frozen=True)
+class Statistics:
+    """What is made of whitened innovations: standardised logarithms of the statistics of `SurpriseConfig`. The score is
+    their largest, so a jump shows at once in the fast ones and a slow growth later in the slow ones.
+
+    Arrays: `mean_square` (n,), `mean_roots` (means x n x n), `variance_std` (variances x n), `centre` and `spread`
+    (components,).
+    """
+
+    config: SurpriseConfig
+    mean_square: Array
+    mean_roots: Array
+    variance_std: Array
+    centre: Array
+    spread: Array
+
+    @staticmethod
+    def fit(innovations: Sequence[Array], config: SurpriseConfig, skip: int) -> Statistics:
+        """From the innovations of normal runs (samples x n each) the predictor was not fitted on. The first `skip` samples
+        have none. Raises `ModelError` when no run is longer than `settle`."""
+        warm = [u for u in innovations if len(u) > config.settle]
+        if not warm:
+            raise ModelError(
+                f"no normal run is longer than {config.settle} samples",
+                "surprise",
+                "Record longer runs, or lower settle.",
+            )
+        square = np.concatenate([u[skip:] for u in warm]) ** 2
+        mean_square = np.maximum(square.mean(0), _TINY)
+        roots, stds = [], []
+        for share in config.means:
+            average = np.concatenate([_ewma(u, share)[skip:] for u in warm])
+            white = share / (2 - share) * np.diag(mean_square)
+            # An average over many samples has few independent ones behind it: its covariance leans on theory more.
+            shrinkage = config.mean_shrinkage if share < 0.3 else config.mean_shrinkage / 3
+            roots.append(inverse_root(shrunk(average.T @ average / len(average), shrinkage, white)))
+        for share in config.variances:
+            growth = np.concatenate([_ewma(u * u - mean_square, share)[skip:] for u in warm])
+            stds.append(np.maximum(growth.std(0), _TINY))
+        n = len(mean_square)
+        some = (np.reshape(roots, (-1, n, n)), np.reshape(stds, (-1, n)))
+        bare = Statistics(config, mean_square, *some, np.zeros(1), np.ones(1))
+        log = np.concatenate([bare.components(u)[config.settle :] for u in warm])
+        return Statistics(config, mean_square, *some, log.mean(0), np.maximum(log.std(0), _TINY))
+
+    def components(self, innovations: Array) -> Array:
+        """Whitened `innovations` of a run (samples x n) -> standardised statistics (samples x components), means first."""
+        u = innovations
+        means = [_ewma(u, share) for share in self.config.means]
+        return self.of(means, [_ewma(u * u - self.mean_square, share) for share in self.config.variances])
+
+    def of(self, means: Sequence[Array], growths: Sequence[Array]) -> Array:
+        """Averages of the innovations, and of their squares less `mean_square`, one (rows x n) for each share of the
+        configuration -> standardised statistics (rows x components)."""
+        found = [(m @ root) ** 2 for m, root in zip(means, self.mean_roots, strict=True)]
+        found += [np.maximum(g / std, 0.0) ** 2 for g, std in zip(growths, self.variance_std, strict=True)]
+        floor = np.array([_TINY] * len(means) + [1.0] * len(growths))  # no growth anywhere is nothing to be proud of
+        return (np.log(np.stack([f.sum(1) for f in found], 1) + floor) - self.centre) / self.spread
+
+    def attribution(self, innovations: Array, directions: Array) -> Array:
+        """Share of the blame (samples x tags) of each of `directions` (tags x n); see `Surprise.attribution`."""
+        u = innovations
+        best = self.components(u).argmax(1)
+        along = u @ (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
+        parts = [_ewma(along, share) ** 2 for share in self.config.means]
+        usual = np.einsum("jt,t,jt->j", directions, self.mean_square, directions) / (directions**2).sum(1)
+        parts += [np.maximum(_ewma(along**2 - usual, share), 0.0) ** 2 for share in self.config.variances]
+        part = np.stack(parts)[best, np.arange(len(u))]
+        return part / np.maximum(part.sum(1, keepdims=True), _TINY)
 
 
 @dataclass(frozen=True)
 class Surprise:
-    """Scores of a run, and the thresholds they are read against once calibrated.
-
-    `components` of the residual score are standardised logarithms of the statistics of `SurpriseConfig`; the score is their
-    largest, so a jump shows at once in the fast ones and a slow growth later in the slow ones.
-    """
+    """Scores of a run, and the thresholds they are read against once calibrated."""
 
     config: SurpriseConfig
     predictor: Predictor
-    mean_square: Array
-    mean_roots: tuple[Array, ...]
-    variance_std: tuple[Array, ...]
-    centre: Array
-    spread: Array
+    statistics: Statistics
     residual_threshold: float = float("inf")
     density_threshold: float = float("inf")
 
@@ -195,44 +199,12 @@ class Surprise:
             kept = [runs[i] for i in sorted(set(order) - set(order[k::count]))]
             part = Predictor.fit(kept, config)
             innovations += [part.innovations(runs[i]) for i in order[k::count]]
-        warm = [u for u in innovations if len(u) > config.settle]
-        if not warm:
-            raise ModelError(
-                f"no normal run is longer than {config.settle} samples",
-                "surprise",
-                "Record longer runs, or lower settle.",
-            )
-        p = config.order
-        square = np.concatenate([u[p:] for u in warm]) ** 2
-        mean_square = np.maximum(square.mean(0), _TINY)
-        roots, stds = [], []
-        for share in config.means:
-            average = np.concatenate([_ewma(u, share)[p:] for u in warm])
-            white = share / (2 - share) * np.diag(mean_square)
-            # An average over many samples has few independent ones behind it: its covariance leans on theory more.
-            shrinkage = config.mean_shrinkage if share < 0.3 else config.mean_shrinkage / 3
-            roots.append(_inverse_root(_shrunk(average.T @ average / len(average), shrinkage, white)))
-        for share in config.variances:
-            growth = np.concatenate([_ewma(u * u - mean_square, share)[p:] for u in warm])
-            stds.append(np.maximum(growth.std(0), _TINY))
-        predictor = Predictor.fit(runs, config)
-        bare = Surprise(config, predictor, mean_square, tuple(roots), tuple(stds), np.zeros(1), np.ones(1))
-        log = np.concatenate([bare.components(u)[config.settle :] for u in warm])
-        return Surprise(
-            config, predictor, mean_square, tuple(roots), tuple(stds), log.mean(0), np.maximum(log.std(0), _TINY)
-        )
-
-    def components(self, innovations: Array) -> Array:
-        """Whitened `innovations` (n x tags) -> standardised statistics (n x components), means first."""
-        u, config = innovations, self.config
-        found = [(_ewma(u, share) @ root) ** 2 for share, root in zip(config.means, self.mean_roots, strict=True)]
-        for share, std in zip(config.variances, self.variance_std, strict=True):
-            found.append(np.maximum(_ewma(u * u - self.mean_square, share) / std, 0.0) ** 2)
-        return (np.log(np.stack([f.sum(1) for f in found], 1) + _TINY) - self.centre) / self.spread
+        statistics = Statistics.fit(innovations, config, config.order)
+        return Surprise(config, Predictor.fit(runs, config), statistics)
 
     def residual(self, run: Array) -> Array:
         """`run` (n x tags) -> residual score (n,), in deviations of the largest component."""
-        return self.components(self.predictor.innovations(run)).max(1)
+        return self.statistics.components(self.predictor.innovations(run)).max(1)
 
     def density(self, run: Array) -> Array:
         """`run` (n x tags) -> squared Mahalanobis distance of each sample, missing values held, from the normal ones, over
@@ -247,15 +219,7 @@ class Surprise:
         would explain, at the memory of the component that is largest now. The one tag at fault has the largest share when the
         innovations lie in its direction; shares of its neighbours are not zero.
         """
-        u = self.predictor.innovations(run)
-        directions = self.predictor.directions
-        best = self.components(u).argmax(1)
-        along = u @ (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
-        parts = [_ewma(along, share) ** 2 for share in self.config.means]
-        usual = np.einsum("jt,t,jt->j", directions, self.mean_square, directions) / (directions**2).sum(1)
-        parts += [np.maximum(_ewma(along**2 - usual, share), 0.0) ** 2 for share in self.config.variances]
-        part = np.stack(parts)[best, np.arange(len(u))]
-        return part / np.maximum(part.sum(1, keepdims=True), _TINY)
+        return self.statistics.attribution(self.predictor.innovations(run), self.predictor.errors.directions)
 
     def calibrated(self, runs: Sequence[Array], rate: float) -> Surprise:
         """The same scores with thresholds that a share `rate` of the samples of held-out normal `runs` passes. Raises
@@ -263,10 +227,7 @@ class Surprise:
         settle = self.config.settle
         scores = [np.concatenate([f(r)[settle:] for r in runs]) for f in (self.residual, self.density)]
         residual, density = (conformal_threshold(s, rate) for s in scores)
-        return Surprise(
-            self.config, self.predictor, self.mean_square, self.mean_roots, self.variance_std, self.centre, self.spread,
-            residual, density,
-        )  # fmt: skip
+        return Surprise(self.config, self.predictor, self.statistics, residual, density)
 
 
 def conformal_threshold(scores: Array, rate: float) -> float:
@@ -299,18 +260,3 @@ def _held(run: Array) -> Array:
         return run
     last = np.maximum.accumulate(np.where(seen, np.arange(len(run))[:, None], 0), axis=0)
     return np.take_along_axis(run, last, axis=0)
-
-
-def _shrunk(matrix: Array, share: float, towards: Array) -> Array:
-    return (1 - share) * matrix + share * towards
-
-
-def _positive(matrix: Array) -> Array:
-    """The nearest covariance: pairs counted over different samples need not make one."""
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.maximum(values, _LEAST_EIGENVALUE)) @ vectors.T
-
-
-def _inverse_root(matrix: Array) -> Array:
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors / np.sqrt(np.maximum(values, _TINY))) @ vectors.T

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.surprise import Surprise, SurpriseConfig, Whitening, conformal_threshold
+from models.surprise import Surprise, SurpriseConfig, conformal_threshold
+from models.whitening import Whitening
 from plant.errors import ModelError
 
 TAGS = 6

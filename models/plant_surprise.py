@@ -1,0 +1,231 @@
+"""The world model's own surprise: does the plant do what it was asked, and was it ever in this state?
+
+*Residual*: measurements less what the model expected of them one and several samples ago, given the moves that were really
+applied since. *Density*: how far the latent of the present window lies from those of normal runs. Both are read as multiples
+of their limits, which split conformal takes from held-out normal runs; 1 is the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.calibration import unchanged
+from models.surprise import Statistics, SurpriseConfig, conformal_threshold
+from models.whitening import ErrorWhitening, Whitening
+from models.windows import Run
+from models.world_model import WorldModel
+from plant.errors import ModelError
+
+Array = NDArray[np.float64]
+STEPS = (1, 5, 15)  # samples ahead: a window soon takes a jump for history, the longest remembers it
+_LATENT_SHRINKAGE = 0.01
+_TAIL = 0.999
+_CLIP = 3.0
+
+
+def clipped(innovations: Array) -> Array:
+    """Whitened `innovations` (n x errors), none longer than `_CLIP` times the usual: a model that is far off for one sample, in
+    a corner it hardly knows, must not set the limits of averages."""
+    length = np.sqrt((innovations**2).mean(1, keepdims=True))
+    return innovations * np.minimum(1.0, _CLIP / np.maximum(length, 1e-9))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Samples of a run, or of a batch of plants (n). `residual`, `density` (n,): multiples of their limits, 0 while the
+    history is too short to judge. `blame` (n x n_measured): each measurement's share of the residual; rows sum to 1, or
+    are 0 where no tag alone explains anything."""
+
+    residual: Array
+    density: Array
+    blame: Array
+
+    @property
+    def score(self) -> Array:
+        """The larger of the two (n,)."""
+        return np.maximum(self.residual, self.density)
+
+
+@dataclass(frozen=True)
+class PlantSurprise:
+    """What normal residuals and latents look like. `steps`: how far ahead predictions are compared; `limits`: of the raw
+    scores of residual and density; `rate`: the share of normal samples that may pass each of them."""
+
+    steps: tuple[int, ...]
+    errors: ErrorWhitening
+    statistics: Statistics
+    tails: Array
+    latents: Whitening
+    limits: tuple[float, float] = (float("inf"), float("inf"))
+    rate: float = 0.0
+
+    @property
+    def settle(self) -> int:
+        """Samples at a start that are not judged: windows are still padded, and the longest predictions not yet due."""
+        return self.statistics.config.settle
+
+    @staticmethod
+    def fit(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = STEPS) -> PlantSurprise:
+        """From normal `runs` that the model was not trained on. Raises `ModelError` when none is long enough."""
+        steps = tuple(k for k in steps if k <= model.config.horizon)
+        config = SurpriseConfig(settle=model.config.window + max(steps))
+        followed = [f for f in follow(model, runs, steps) if len(f[0]) > config.settle]
+        if not followed:
+            raise ModelError(f"no normal run is longer than {config.settle} samples", "surprise", "Record longer runs.")
+        errors = ErrorWhitening.fit(np.concatenate([e[config.settle :] for e, _ in followed]), config.shrinkage)
+        innovations = [clipped(errors(e)) for e, _ in followed]
+        statistics = Statistics.fit(innovations, config, config.settle)
+        usual = np.concatenate([statistics.components(u)[config.settle :] for u in innovations])
+        latents = Whitening.fit(np.concatenate([z[config.settle :] for _, z in followed]), _LATENT_SHRINKAGE)
+        return PlantSurprise(steps, errors, statistics, np.quantile(usual, _TAIL, axis=0), latents)
+
+    def calibrated(self, model: WorldModel, runs: Sequence[Run], rate: float = 1e-4) -> PlantSurprise:
+        """With limits that a share `rate` of the samples of held-out normal `runs` passes, of each kind of run alike. Where a
+        kind has too few samples to promise that, its largest score counts, and `rate` is what can be promised. Raises
+        `ModelError` when no run is long enough."""
+        limits, promised = [], rate
+        for kind in sorted({r.kind for r in runs}):
+            raw = [self.raw(*f) for f in follow(model, [r for r in runs if r.kind == kind], self.steps)]
+            raw = [(self.largest(c)[self.settle :], d[self.settle :]) for c, d in raw]
+            if (count := sum(len(d) for _, d in raw)) == 0:
+                continue
+            promised = max(promised, 1.0 / count)
+            parts = (np.concatenate(part) for part in zip(*raw, strict=True))
+            limits.append([conformal_threshold(part, max(rate, 1.0 / count)) for part in parts])
+        if not limits:
+            raise ModelError(f"no normal run is longer than {self.settle} samples", "surprise", "Hold out longer runs.")
+        residual, density = (max(part) for part in zip(*limits, strict=True))
+        return replace(self, limits=(residual, density), rate=promised)
+
+    def raw(self, errors: Array, z: Array) -> tuple[Array, Array]:
+        """Errors (n x steps * n_measured) and latents (n x latent) of one run -> standardised components of the residual (n x
+        components), and mean squared deviation of the latent (n,)."""
+        return self.statistics.components(clipped(self.errors(errors))), (self.latents(z) ** 2).mean(1)
+
+    def largest(self, components: Array) -> Array:
+        """Components (n x components) -> the logarithm of the largest as a multiple of its tail (n,). Each has its own: one
+        jump in a thousand samples is no measure for averages."""
+        return (0.5 * (components - self.tails) * self.statistics.spread).max(1)
+
+    def multiples(self, components: Array, density: Array) -> tuple[Array, Array]:
+        """Raw scores as multiples (n,) of their limits, in the unit of a residual and of a distance."""
+        return np.exp(self.largest(components) - self.limits[0]), np.sqrt(density / self.limits[1])
+
+    @property
+    def directions(self) -> Array:
+        """Row j: the whitened errors that one wrong reading of measurement j gives, in all steps (n_measured x errors)."""
+        root = self.errors.directions
+        return root.reshape(len(self.steps), -1, len(root)).sum(0)
+
+    def judge(self, errors: Array, z: Array) -> Verdict:
+        """The verdicts (n,) on one run followed from its start."""
+        residual, density = self.multiples(*self.raw(errors, z))
+        blame = self.statistics.attribution(clipped(self.errors(errors)), self.directions)
+        late = np.arange(len(z)) >= self.settle
+        return Verdict(np.where(late, residual, 0.0), np.where(late, density, 0.0), blame * late[:, None])
+
+
+class Follower:
+    """Follows `batch` plants sample by sample: what the model expected of now, one and more samples ago, and the latent."""
+
+    def __init__(self, model: WorldModel, steps: Sequence[int], batch: int = 1) -> None:
+        self._model, self._steps, self._batch = model, list(steps), batch
+        channels = model.n_measured + model.n_dv + model.n_mv
+        self._window = torch.full((batch, model.config.window, channels), torch.nan)
+        self._past = torch.empty(batch, 0, model.config.latent)  # (batch x k x latent): now, from k samples ago
+        self._seen = 0
+        self._d = torch.tensor([[t.nominal for t in model.spec.dvs]]).expand(batch, -1).float()
+
+    def step(self, measured: Array, dvs: Array, applied: Array, constants: Array | None = None) -> tuple[Array, Array]:
+        """One sample of each plant: `measured` (batch x n_measured), `dvs` (batch x n_dv), `applied` (batch x n_mv) the moves
+        in force until now, `constants` (batch x n_constant), engineering units, NaN where unknown. Returns normalised
+        errors (batch x steps * n_measured), NaN where there is nothing to compare, and latents (batch x latent)."""
+        model, wide = self._model, max(self._steps)
+        y, d, u = (torch.from_numpy(np.array(part)).float() for part in (measured, dvs, applied))
+        held = None if constants is None else torch.from_numpy(np.array(constants)).float()
+        errors = torch.full((self._batch, len(self._steps), model.n_measured), torch.nan)
+        with torch.inference_mode():
+            count = self._past.shape[1]
+            moves, before = (v[:, None].expand(-1, count, -1) for v in (u, self._d))
+            now = model.advance(self._past, moves, before, held)  # a move nobody knows leaves NaN behind
+            if self._d.shape[1]:  # when within the interval a disturbance changed is not known either
+                both = torch.stack([self._d, torch.where(torch.isfinite(d), d, self._d)], 1)
+                now[~unchanged(model, model.normalise(both, "dvs"))[:, 1]] = torch.nan
+            due = [i for i, k in enumerate(self._steps) if k <= count]
+            ahead = now[:, [self._steps[i] - 1 for i in due]]
+            errors[:, due] = model.normalise(y, "measured")[:, None] - model.read_out_head(ahead)
+            self._window = torch.cat([self._window[:, 1:], torch.cat([y, d, u], -1)[:, None]], 1)
+            z = model.encode(self._window, held)
+        self._d = torch.where(torch.isfinite(d), d, self._d)
+        self._seen += 1
+        whole = self._seen >= model.config.window  # of a padded window nothing much can be expected
+        self._past = torch.cat([z[:, None], now], 1)[:, :wide] if whole else now
+        return errors.flatten(1).double().numpy(), z.double().numpy()
+
+
+class Watch:
+    """A plant watched while it runs: the verdict of each sample as it comes."""
+
+    def __init__(self, model: WorldModel, surprise: PlantSurprise) -> None:
+        self.tags = [t.name for t in model.spec.measured]
+        self._model, self._surprise = model, surprise
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the history (a gap in the samples)."""
+        statistics = self._surprise.statistics
+        self._follower, self._seen = Follower(self._model, self._surprise.steps), 0
+        n, config = len(statistics.mean_square), statistics.config
+        self._means = [np.zeros((1, n)) for _ in config.means]
+        self._growths = [np.zeros((1, n)) for _ in config.variances]
+
+    def see(self, measured: Array, dvs: Array, applied: Array, constants: Array | None = None) -> Verdict:
+        """The verdict on one sample (1 x ...); as `Follower.step`."""
+        surprise, statistics = self._surprise, self._surprise.statistics
+        errors, z = self._follower.step(measured, dvs, applied, constants)
+        u, config = clipped(surprise.errors(errors)), statistics.config
+        self._means = [m + a * (u - m) for m, a in zip(self._means, config.means, strict=True)]
+        grown = u * u - statistics.mean_square
+        self._growths = [g + a * (grown - g) for g, a in zip(self._growths, config.variances, strict=True)]
+        self._seen += 1
+        if self._seen <= surprise.settle:
+            return Verdict(np.zeros(1), np.zeros(1), np.zeros((1, len(self.tags))))
+        components = statistics.of(self._means, self._growths)
+        residual, density = surprise.multiples(components, (surprise.latents(z) ** 2).mean(1))
+        return Verdict(residual, density, self._blame(int(components.argmax())))
+
+    def _blame(self, component: int) -> Array:
+        """As `Statistics.attribution`, of the newest sample."""
+        directions = self._surprise.directions
+        means = len(self._means)
+        if component < means:
+            part = (self._means[component] @ directions.T) ** 2 / (directions**2).sum(1)
+        else:
+            part = np.maximum(self._growths[component - means], 0.0) @ (directions**2).T / (directions**2).sum(1)
+        return part / max(float(part.sum()), 1e-9)
+
+
+def follow(model: WorldModel, runs: Sequence[Run], steps: Sequence[int]) -> list[tuple[Array, Array]]:
+    """Normalised errors (n x steps * n_measured) and latents (n x latent) of each of `runs`, followed side by side."""
+    if not runs:
+        return []
+    most = max(map(len, runs))
+    padded = [
+        np.full((len(runs), most, len(tags)), np.nan) for tags in (model.spec.measured, model.spec.dvs, model.spec.mvs)
+    ]
+    for i, run in enumerate(runs):
+        for part, values in zip(padded, (run.measured, run.dvs, run.applied), strict=True):
+            part[i, : len(run)] = values
+    constants = None
+    if model.n_constant:
+        unknown = np.full(model.n_constant, np.nan)
+        constants = np.stack([unknown if r.constants is None else r.constants for r in runs])
+    follower = Follower(model, steps, len(runs))
+    made = [follower.step(*(part[:, t] for part in padded), constants) for t in range(most)]
+    errors, z = np.stack([e for e, _ in made], 1), np.stack([z for _, z in made], 1)
+    return [(errors[i, : len(r)], z[i, : len(r)]) for i, r in enumerate(runs)]
