@@ -34,12 +34,12 @@ lock: $(TEST)/.installed
 	(echo "# Exact versions CI and both make targets install with. Regenerate: make lock"; \
 	 $(TEST)/bin/pip freeze --exclude-editable | grep -v "@" | sed 's/+cpu//') > constraints.txt
 
-# The checkpoints in the repository: each made by the commands its card names (an hour and a half in all).
+# The checkpoints in the repository: each made by the commands its card names (about an hour in all).
 checkpoints: $(DEMO)/.installed
 	$(DEMO)/bin/homeostat excite reactor --lock-step --data-dir .homeostat/made
-	$(DEMO)/bin/homeostat train reactor --data-dir .homeostat/made --steps 6000 --out models/library/reactor
+	$(DEMO)/bin/homeostat train reactor --data-dir .homeostat/made --out models/library/reactor
 	$(DEMO)/bin/homeostat excite reactor_bare --lock-step --runs 2400 --incidents 600 --data-dir .homeostat/made
-	$(DEMO)/bin/homeostat train reactor_bare --data-dir .homeostat/made --steps 11000 --out models/library/reactor_bare
+	$(DEMO)/bin/homeostat train reactor_bare --data-dir .homeostat/made --out models/library/reactor_bare
 	$(DEMO)/bin/homeostat excite vandevusse --lock-step --data-dir .homeostat/made
 	$(DEMO)/bin/homeostat train vandevusse --data-dir .homeostat/made --out models/library/vandevusse
 	$(DEMO)/bin/homeostat excite turbofan --lock-step --runs 800 --data-dir .homeostat/made

@@ -78,7 +78,6 @@ class Decision:
     - `calibrated` (horizon x n_guardrail): the calibrated margins subtracted above.
     - `status` (batch,): one `Status` per plant; `violation` (batch,): worst accepted violation, engineering units (0: none).
     - `energy`: energy terms by name, (batch,) each.
-    - `surprise` (batch,): prediction residual over its calibrated threshold; above 1 is surprising.
     - `bias` (batch x n_measured): the filtered prediction error added to the predictions.
     - `solve_time_s`: wall time of the whole decision.
     """
@@ -91,7 +90,6 @@ class Decision:
     guardrails: tuple[str, ...]
     status: tuple[Status, ...]
     violation: Array
-    surprise: Array
     bias: Array
     solve_time_s: float
     energy: Mapping[str, Array] = field(default_factory=dict)
@@ -110,7 +108,6 @@ class Decision:
             guardrails=rails,
             status=tuple(Status.FEASIBLE if np.isfinite(row).all() else Status.INFEASIBLE for row in moves),
             violation=np.zeros(batch),
-            surprise=np.zeros(batch),
             bias=np.zeros((batch, n)),
             solve_time_s=solve_time_s,
         )

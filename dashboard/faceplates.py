@@ -9,7 +9,7 @@ from html import escape
 from dashboard.style import SEVERITIES
 from dashboard.view import OperatorView, State, display_range, expected_margin, margin_state, normal_band, number
 from plant.link import PlantMode
-from plant.opcua.controller_client import ControllerAlarm, Margin
+from plant.opcua.controller_client import ControllerAlarm, ControllerSnapshot, Margin
 from plant.spec import Guardrail, Role, Tag
 
 _GOOD_PLANS = {"OPTIMAL", "FEASIBLE", ""}
@@ -49,7 +49,7 @@ def header(view: OperatorView) -> str:
             ),
             _cell(
                 f"{c.surprise:.2f}" if math.isfinite(c.surprise) else "–",
-                "surprise",
+                _surprise_label(c),
                 State.WARNING if c.surprise > 1 else State.NORMAL,
             ),
             _cell(
@@ -152,6 +152,12 @@ def answer(text: str, good: bool) -> str:
 
 def _cell(value: str, label: str, state: State = State.NORMAL) -> str:
     return f'<div class="{state}"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+
+
+def _surprise_label(c: ControllerSnapshot) -> str:
+    """Above its limit a surprise names the tag that has most of the blame."""
+    named = f" · {next(iter(c.blame))}" if c.surprise > 1 and c.blame else ""
+    return f"surprise, limit 1{named}"
 
 
 def _plant(view: OperatorView) -> tuple[str, str, State]:

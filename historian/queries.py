@@ -158,6 +158,14 @@ class Queries:
         found = [ts for ts in newest if ts is not None]
         return max(found) / 1e6 if found else None
 
+    def extent(self) -> tuple[int, int, int]:
+        """First and last time of any sample (microseconds) and how many samples there are; 0, 0, 0 when none."""
+        s = schema.sample.c
+        query = select(func.min(s.ts), func.max(s.ts), func.count()).where(s.tag_id.in_(list(self._tags.values())))
+        with self._reading() as c:
+            first, last, count = c.execute(query).one()
+        return (int(first), int(last), int(count)) if count else (0, 0, 0)
+
     def count(self, tag: str, start_s: float = 0.0, end_s: float = 9e9) -> int:
         """How many samples a tag has in [start, end]."""
         s = schema.sample.c

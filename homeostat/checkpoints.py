@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import resources
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, load
+from models.plant_surprise import Watch
 from plant.spec import PlantSpec
+
+log = logging.getLogger(__name__)
 
 
 def shipped(plant: str) -> Path:
@@ -20,3 +24,13 @@ def load_checkpoint(spec: PlantSpec, folder: Path | None = None, data_dir: Path 
     if folder is None and trained is not None and (trained / "config.json").exists():
         folder = trained
     return load(folder or shipped(spec.name), spec)
+
+
+def watch_of(checkpoint: Checkpoint) -> Watch | None:
+    """What watches whether a plant follows the model of `checkpoint`; None, and a warning, where it was never calibrated."""
+    if checkpoint.surprise is None:
+        log.warning(
+            "nothing watches whether the plant follows the model: the checkpoint has no surprise, train it again"
+        )
+        return None
+    return Watch(checkpoint.model, checkpoint.surprise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -218,6 +219,22 @@ def excite_into(spec: PlantSpec, path: Path, runs: int, incidents: int | None, s
     err.print(f"{hours:.0f} plant-hours stored in {path}")
 
 
+@app.command(epilog="Example: `homeostat export reactor history/`, then `homeostat train reactor --parquet history/`")
+def export(
+    plant: PlantName,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="DIR")],
+    data_dir: DataDir = _DATA,
+) -> None:
+    """Write a plant's history into a folder of Parquet files."""
+    from historian import Historian
+    from historian.parquet import export as write
+
+    spec = load_spec(plant)
+    with Historian(historian_path(data_dir, spec), spec.name, read_only=True) as store:
+        count = write(store, folder)
+    err.print(f"{count} samples in {folder}", soft_wrap=True)
+
+
 @app.command(epilog="Example: `homeostat train reactor --out models/reactor`")
 def train(
     plant: PlantName,
@@ -231,6 +248,12 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; overrides the configuration.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; overrides the configuration.")] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train from a folder that `homeostat export` wrote; it may be larger than memory.", metavar="DIR"
+        ),
+    ] = None,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the merged configuration and stop.")
     ] = False,
@@ -246,16 +269,23 @@ def train(
         typer.echo(yaml.safe_dump(settings.model_dump(), sort_keys=False), nl=False)
         return
     target = checkpoint or data_dir / spec.name / "model"
-    train_into(spec, historian_path(data_dir, spec), target, settings)
+    train_into(spec, parquet or historian_path(data_dir, spec), target, settings, stream=parquet is not None)
 
 
-def train_into(spec: PlantSpec, path: Path, target: Path, settings) -> None:
-    """Train with a progress bar; a suspect run says so."""
+def train_into(spec: PlantSpec, path: Path, target: Path, settings, stream: bool = False) -> None:
+    """Train from a historian's file, or with `stream` from a folder of Parquet files, with a progress bar; a suspect run
+    says so."""
     from historian import Historian
+    from historian.parquet import ParquetHistory
     from homeostat.training import train_plant
 
     command = "homeostat " + " ".join(sys.argv[1:])
-    with Historian(path, spec.name, read_only=True) as store, _progress() as bar:
+    with contextlib.ExitStack() as stack:
+        if stream:
+            store = ParquetHistory(path)
+        else:
+            store = stack.enter_context(Historian(path, spec.name, read_only=True))
+        bar = stack.enter_context(_progress())
         task = bar.add_task("reading the historian", total=settings.training.steps)
 
         def report(step: int, steps: int, losses: dict[str, float]) -> None:
@@ -264,7 +294,7 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings) -> None:
 
         trained = train_plant(
             spec, store, target, command, settings.model, settings.training, report,
-            lambda text: bar.update(task, description=text), say_data,
+            lambda text: bar.update(task, description=text), say_data, stream=stream,
         )  # fmt: skip
         bar.update(task, description="trained")
     if trained is None:
@@ -307,7 +337,7 @@ def control(
     from controllers.planning.mpc import JepaMpc
     from controllers.runtime.config import ControllerConfig, load_config
     from homeostat import live
-    from homeostat.checkpoints import load_checkpoint
+    from homeostat.checkpoints import load_checkpoint, watch_of
 
     spec = load_spec(plant)
     settings = load_config(config) if config else ControllerConfig()
@@ -324,7 +354,7 @@ def control(
     live.run_until_signal(
         lambda stop: live.control_live(
             spec, stop, config=settings, controller=controller, endpoint=endpoint,
-            historian=historian_path(data_dir, spec), mode=Mode(mode.upper()),
+            historian=historian_path(data_dir, spec), mode=Mode(mode.upper()), watch=watch_of(loaded),
         )
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from controllers.runtime.nodes import ControllerServer
 from historian import Historian
 from historian.recorder import record
 from homeostat.excitation import Excitation
+from models.plant_surprise import Watch
 from plant.clock import Clock, ScaledClock
 from plant.errors import ControlError, LinkError
 from plant.link import PlantMode
@@ -177,6 +178,7 @@ async def control_live(
     endpoint: str | None,
     historian: Path | None,
     mode: Mode,
+    watch: Watch | None,
 ) -> None:
     """Run a controller on a plant until `stop`, serving its node set; then give the MVs back. Raises `ControlError` when
     the loops configured to stand by do not fit the plant."""
@@ -189,7 +191,7 @@ async def control_live(
         link, clock = await stack.enter_async_context(_connected(spec, endpoint))
         # The planner ends in time by itself, with its best plan so far; the loop's own deadline is the net below.
         controller.deadline_s = 0.8 * config.loop.deadline_s(spec.sample_time_s, clock.speed)
-        loop = ControlLoop(spec, config, link, standing, store, clock)
+        loop = ControlLoop(spec, config, link, standing, store, clock, watch=watch)
         server = await stack.enter_async_context(ControllerServer(loop))
         log.info("controller of %s at %s, starting in %s", spec.name, server.endpoint, mode)
         await _until(stop, loop.run(mode))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from models.calibration import Calibration, errors_on
 from models.diagnostics import Rollouts, roll_outs, spectrum
+from models.plant_surprise import PlantSurprise, follow
 from models.windows import Run
 from models.world_model import WorldModel
 
@@ -38,6 +40,7 @@ def write(
     path: Path,
     model: WorldModel,
     calibration: Calibration,
+    surprise: PlantSurprise | None,
     runs: Sequence[Run],
     facts: dict[str, Any],
     history: History,
@@ -55,9 +58,12 @@ def write(
         figures.append(
             ("Calibration: share of held-out stretches inside the margin, by step", _coverage(model, calibration, runs))
         )
-    figures.append(
-        ("Surprise one sample ahead: normal, and with one sensor at fault", _surprise(model, calibration, runs))
-    )
+    usual = [r for r in runs if r.kind != "incident"] or list(runs)
+    if surprise is not None:
+        figures.append(("Surprise: normal, and with one sensor at fault", _surprise(model, surprise, usual)))
+        figures.append(
+            ("Surprise of one run before and after a sensor is at fault", _faulty_run(model, surprise, usual))
+        )
     suspect = "; ".join(facts["suspect"]) if facts["suspect"] else ""
     verdict = f"<p class=bad>SUSPECT: {html.escape(suspect)}</p>" if suspect else "<p class=good>Not suspect.</p>"
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:g}</td></tr>" for k, v in facts["diagnostics"].items())
@@ -145,21 +151,43 @@ def _coverage(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) 
     return _svg(figure)
 
 
-def _surprise(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) -> str:
-    usual = [r for r in runs if r.kind != "incident"] or list(runs)
-    rolled = roll_outs(model, usual, 1)
-    error = (rolled.truth - rolled.real)[:, 0] * model.channel_std[: model.n_measured]
-    error = error[torch.isfinite(error).all(-1)]
+def _with_bias(model: WorldModel, run: Run, tag: int, sigmas: float, onset: int) -> Run:
+    """The run, one measurement off by so many deviations of its sensor's noise from `onset` on."""
+    measured = run.measured.copy()
+    measured[onset:, tag] += sigmas * max(model.spec.measured[tag].noise, 1e-9)
+    return replace(run, measured=measured)
+
+
+def _surprise(model: WorldModel, surprise: PlantSurprise, runs: Sequence[Run]) -> str:
     figure, axes = _axes()
-    kinds = [("normal", error)]
+    kinds = [("normal", list(runs))]
     for sigmas in _FAULT_SIGMAS:
-        noise = torch.tensor([max(t.noise, 1e-9) for t in model.spec.measured])
-        faulty = [error + sigmas * noise * torch.eye(len(noise))[i] for i in range(len(noise))]
-        kinds.append((f"one sensor {sigmas:g} sigma off", torch.cat(faulty)))
-    for name, values in kinds:
-        surprise = calibration.surprise(values.to(torch.float32)).clamp(max=5.0).sort().values
-        axes.plot(surprise.tolist(), torch.linspace(0, 1, len(surprise)).tolist(), lw=1.3, label=name)
+        faulty = [_with_bias(model, r, i, sigmas, 0) for r in runs for i in range(model.n_measured)]
+        kinds.append((f"one sensor {sigmas:g} sigma off", faulty))
+    for name, some in kinds:
+        scores = [surprise.judge(*f).score[surprise.settle :] for f in follow(model, some, surprise.steps)]
+        values = np.sort(np.concatenate(scores))
+        axes.plot(values, np.linspace(0, 1, len(values)), lw=1.3, label=name)
     axes.axvline(1.0, color="#c0392b", lw=0.8)
-    axes.set(xlabel="surprise (red: the threshold)", ylabel="share of samples below", xlim=(0, 5))
+    axes.set(xlabel="surprise (red: the limit)", ylabel="share of samples below", xlim=(0, 5))
     axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def _faulty_run(model: WorldModel, surprise: PlantSurprise, runs: Sequence[Run]) -> str:
+    """The longest run, each measurement in turn off by the larger fault from its middle on."""
+    run = max(runs, key=len)
+    onset = max(len(run) // 2, min(surprise.settle + 1, len(run) - 1))
+    figure, axes = _axes()
+    faulty = [_with_bias(model, run, i, _FAULT_SIGMAS[-1], onset) for i in range(model.n_measured)]
+    for tag, followed in zip(model.spec.measured, follow(model, faulty, surprise.steps), strict=True):
+        axes.plot(surprise.judge(*followed).score, lw=1.2, label=tag.name)
+    axes.axhline(1.0, color="#c0392b", lw=0.8)
+    axes.axvline(onset, color="#7f8c8d", lw=0.8, ls="--")
+    axes.set(
+        xlabel=f"sample (dashed: {_FAULT_SIGMAS[-1]:g} sigma from here on)",
+        ylabel="surprise (red: the limit)",
+        ylim=(0, None),
+    )
+    axes.legend(fontsize=8, ncols=4)
     return _svg(figure)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ import torch
 from controllers.evaluation.executed import executed_runs
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
-from historian import Historian
 from homeostat.train_report import History
 from homeostat.train_report import write as write_report
 from models import ranks
@@ -24,8 +25,10 @@ from models.calibration import Calibration, calibrate
 from models.checkpoint import Checkpoint, save
 from models.config import ModelConfig, TrainingConfig
 from models.data_check import DataReport, check_runs
-from models.dataset import Counts, Split, load_runs, split_runs
+from models.dataset import Counts, Source, Split, iter_runs, split_runs
 from models.diagnostics import diagnose, suspicions
+from models.plant_surprise import PlantSurprise
+from models.streaming import keep_runs, some_of
 from models.training import Report, train
 from models.windows import Run
 from models.world_model import WorldModel
@@ -34,6 +37,7 @@ from plant.spec import PlantSpec
 from simulators.scenario import load_scenario
 
 Stage = Callable[[str], None]
+_HELD_OUT = 100_000  # samples that calibration and diagnosis look at, at most: they hold them all in memory
 _EXECUTED_RUNS = (60, 100)  # first round, second round
 
 
@@ -47,7 +51,7 @@ class Trained:
 
 def train_plant(
     spec: PlantSpec,
-    historian: Historian,
+    source: Source,
     out: Path,
     command: str,
     model: ModelConfig | None = None,
@@ -55,16 +59,31 @@ def train_plant(
     report: Report | None = None,
     stage: Stage = lambda text: None,
     checked: Callable[[DataReport], None] = lambda report: None,
+    stream: bool = False,
 ) -> Trained | None:
     """Train, calibrate, diagnose and save to `out`; None in all but the first process of a `torchrun`. Splits are by run; nothing reported was trained or calibrated on.
 
-    `checked` is told what was found in the data before training begins. Raises `ModelError` when the history cannot teach
+    `checked` is told what was found in the data before training begins. With `stream` the data live in a work folder of
+    `out` until all is done and need not fit into memory; what comes out is the same. Raises `ModelError` when the history cannot teach
     anything, or breaks the recording policy.
     """
     model, training = model or ModelConfig(), training or TrainingConfig()
+    with ExitStack() as stack:
+        work = None
+        if stream:
+            out.mkdir(parents=True, exist_ok=True)
+            work = Path(stack.enter_context(TemporaryDirectory(prefix="work-", dir=out)))
+        return _train(spec, source, out, command, model, training, report, stage, checked, work)
+
+
+def _train(
+    spec: PlantSpec, source: Source, out: Path, command: str, model: ModelConfig, training: TrainingConfig,
+    report: Report | None, stage: Stage, checked: Callable[[DataReport], None], work: Path | None,
+) -> Trained | None:  # fmt: skip
     stage("reading the historian")
     counts: Counts = Counts()
-    runs = load_runs(historian, spec, counts=counts)
+    reading = iter_runs(source, spec, counts=counts)
+    runs = list(reading) if work is None else keep_runs(reading, work)
     found = check_runs(spec, runs, model, counts)
     checked(found)
     found.refuse()
@@ -78,39 +97,47 @@ def train_plant(
             report(step, steps, terms)
 
     stage("training")
-    world = train(spec, parts.training, parts.validation, model, training, reported, out / "training.state")
+    world = train(spec, parts.training, parts.validation, model, training, reported, out / "training.state", work)
     seconds = time.perf_counter() - began
     rank, _ = ranks.join()
     ranks.leave()
     if rank > 0:
         return None  # the first process does the rest
+    parts = replace(parts, calibration=some_of(parts.calibration, _HELD_OUT), test=some_of(parts.test, _HELD_OUT))
     stage("calibrating on held-out runs")
     calibration = calibrate(world, parts.calibration, model.horizon)
+    executed: list[list[Run]] = []
     if spec.simulator:
-        calibration = executed_calibration(spec, world, calibration, parts.calibration, training.seed, stage)
+        calibration, executed = executed_calibration(spec, world, calibration, parts.calibration, training.seed, stage)
+    fitted, held_out = ([run for runs in rounds for run in runs] for rounds in (executed[:1], executed[1:]))
+    usual = [*some_of(parts.validation, _HELD_OUT), *fitted]
+    surprise = PlantSurprise.of_runs(world, usual, [*parts.calibration, *held_out])
     stage("diagnosing")
     facts = _facts(spec, parts, world, training, command, seconds, calibration.runs)
     suspect = suspicions(facts["diagnostics"], len(spec.measured))
     facts["suspect"] = suspect
-    save(out, world, calibration, facts, _card(spec, facts, calibration.margins))
+    save(out, world, calibration, facts, _card(spec, facts, calibration.margins), surprise)
     stage("writing the report")
-    write_report(out / "report.html", world, calibration, parts.test, facts, history)
-    return Trained(Checkpoint(world, calibration, facts), suspect)
+    write_report(out / "report.html", world, calibration, surprise, parts.test, facts, history)
+    return Trained(Checkpoint(world, calibration, facts, surprise), suspect)
 
 
 def executed_calibration(
     spec: PlantSpec, world: WorldModel, calibration: Calibration, held_out: list[Run], seed: int, stage: Stage
-) -> Calibration:
+) -> tuple[Calibration, list[list[Run]]]:
     """Calibrate on the planner's own closed loops, twice: margins change what is executed, so those that stay are measured
-    on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any."""
+    on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any. Also returns the
+    runs of both rounds."""
+    rounds: list[list[Run]] = []
     count, horizon = len(spec.guardrails), world.config.horizon
     for number, batch in enumerate(_EXECUTED_RUNS, start=1):
         stage(f"calibrating on executed plans, round {number} of {len(_EXECUTED_RUNS)}")
         controller = JepaMpc(world, PlannerConfig(horizon=horizon), calibration, batch=batch)
         runs = executed_runs(spec, controller, load_scenario("operation", spec), batch, 1000 * seed + number)
+        rounds.append(runs)
         last, calibration = calibration, calibrate(world, [*held_out, *runs], horizon)
         calibration.margins[:, count:] = torch.maximum(calibration.margins[:, count:], last.margins[:, count:])
-    return calibration
+    return calibration, rounds
 
 
 def _enforce_policy(spec: PlantSpec, runs: list) -> None:

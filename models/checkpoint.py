@@ -8,25 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.calibration import Calibration
 from models.config import ModelConfig
+from models.plant_surprise import PlantSurprise
 from models.windows import Scale
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
 
+_SURPRISE = "surprise."
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained, calibrated model. `facts` holds what the card says: data, training, diagnostics."""
+    """A trained, calibrated model. `facts` holds what the card says: data, training, diagnostics. `surprise` is None
+    for one that was trained before there was any."""
 
     model: WorldModel
     calibration: Calibration
     facts: dict[str, Any]
+    surprise: PlantSurprise | None = None
 
 
 def signature(spec: PlantSpec) -> dict[str, Any]:
@@ -44,12 +50,17 @@ def signature(spec: PlantSpec) -> dict[str, Any]:
     return bound
 
 
-def save(folder: Path, model: WorldModel, calibration: Calibration, facts: dict[str, Any], card: str) -> None:
+def save(
+    folder: Path, model: WorldModel, calibration: Calibration, facts: dict[str, Any], card: str,
+    surprise: PlantSurprise | None = None,
+) -> None:  # fmt: skip
     """Write a checkpoint; the folder is made. A reader never sees half of one: the config is written last."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     tensors["calibration.margins"] = calibration.margins.float().contiguous()
     tensors["calibration.inverse_covariance"] = calibration.inverse_covariance.float().contiguous()
+    arrays, numbers = surprise.state() if surprise is not None else ({}, None)
+    tensors |= {f"{_SURPRISE}{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
     save_file(tensors, folder / "model.safetensors")
     (folder / "card.md").write_text(card, encoding="utf-8")
     config = {
@@ -57,6 +68,7 @@ def save(folder: Path, model: WorldModel, calibration: Calibration, facts: dict[
         "model": model.config.model_dump(),
         "calibration": {"level": calibration.level, "runs": calibration.runs, "threshold": calibration.threshold},
         "facts": facts,
+        "surprise": numbers,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
@@ -68,6 +80,7 @@ def load(folder: Path, spec: PlantSpec) -> Checkpoint:
         tensors = load_file(folder / "model.safetensors")
         stored, shape, facts = dict(config["signature"]), ModelConfig(**config["model"]), dict(config["facts"])
         calibration = _calibration(config["calibration"], tensors)
+        surprise = _surprise(config.get("surprise"), tensors)
     except FileNotFoundError as e:
         raise ModelError(
             "no checkpoint here", str(folder), f"Train one: homeostat train {spec.name} --out {folder}"
@@ -97,7 +110,7 @@ def load(folder: Path, spec: PlantSpec) -> Checkpoint:
             str(folder),
             "Train it again.",
         )
-    return Checkpoint(model.eval(), calibration, facts)
+    return Checkpoint(model.eval(), calibration, facts, surprise)
 
 
 def _calibration(numbers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibration:
@@ -105,3 +118,9 @@ def _calibration(numbers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> C
     margins, inverse = tensors.pop("calibration.margins"), tensors.pop("calibration.inverse_covariance")
     level, runs, threshold = float(numbers["level"]), int(numbers["runs"]), float(numbers["threshold"])
     return Calibration(margins, level, runs, inverse, threshold)
+
+
+def _surprise(numbers: dict[str, Any] | None, tensors: dict[str, torch.Tensor]) -> PlantSurprise | None:
+    """The surprise out of a checkpoint; takes its tensors away from the weights."""
+    arrays = {n.removeprefix(_SURPRISE): tensors.pop(n).numpy() for n in list(tensors) if n.startswith(_SURPRISE)}
+    return None if numbers is None else PlantSurprise.of_state(arrays, numbers)

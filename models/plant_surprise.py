@@ -7,8 +7,10 @@ of their limits, which split conformal takes from held-out normal runs; 1 is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +24,12 @@ from models.world_model import WorldModel
 from plant.errors import ModelError
 
 Array = NDArray[np.float64]
+log = logging.getLogger(__name__)
 STEPS = (1, 5, 15)  # samples ahead: a window soon takes a jump for history, the longest remembers it
 _LATENT_SHRINKAGE = 0.01
 _TAIL = 0.999
 _CLIP = 3.0
+_STATISTICS = ("mean_square", "mean_roots", "variance_std", "centre", "spread")
 
 
 def clipped(innovations: Array) -> Array:
@@ -53,7 +57,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class PlantSurprise:
-    """What normal residuals and latents look like. `steps`: how far ahead predictions are compared; `limits`: of the raw
+    """What normal residuals and latents look like. `steps`: how far ahead predictions are compared; `tails`: what one normal
+    sample in a thousand passes, for each component of the residual; `limits`: of the raw
     scores of residual and density; `rate`: the share of normal samples that may pass each of them."""
 
     steps: tuple[int, ...]
@@ -102,6 +107,17 @@ class PlantSurprise:
         residual, density = (max(part) for part in zip(*limits, strict=True))
         return replace(self, limits=(residual, density), rate=promised)
 
+    @staticmethod
+    def of_runs(model: WorldModel, fitted: Sequence[Run], held_out: Sequence[Run]) -> PlantSurprise | None:
+        """Fitted to some runs and calibrated on others, the model trained on neither; simulated incidents are not normal and
+        left out. None where no run is long enough to tell what is normal."""
+        usual = [[r for r in runs if r.kind != "incident"] for runs in (fitted, held_out)]
+        try:
+            return PlantSurprise.fit(model, usual[0]).calibrated(model, usual[1])
+        except ModelError as e:
+            log.warning("nothing will watch whether the plant follows the model: %s", e)
+            return None
+
     def raw(self, errors: Array, z: Array) -> tuple[Array, Array]:
         """Errors (n x steps * n_measured) and latents (n x latent) of one run -> standardised components of the residual (n x
         components), and mean squared deviation of the latent (n,)."""
@@ -128,6 +144,30 @@ class PlantSurprise:
         blame = self.statistics.attribution(clipped(self.errors(errors)), self.directions)
         late = np.arange(len(z)) >= self.settle
         return Verdict(np.where(late, residual, 0.0), np.where(late, density, 0.0), blame * late[:, None])
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Arrays, and numbers and texts, from which `of_state` makes it again."""
+        s = self.statistics
+        arrays = {name: getattr(s, name) for name in _STATISTICS} | {
+            "covariance": self.errors.covariance, "tails": self.tails, "latent_mean": self.latents.mean,
+            "latent_std": self.latents.std, "latent_matrix": self.latents.matrix,
+        }  # fmt: skip
+        return arrays, {"steps": self.steps, "limits": self.limits, "rate": self.rate, "config": s.config.model_dump()}
+
+    @staticmethod
+    def of_state(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> PlantSurprise:
+        """From what `state` gave. Raises `KeyError`, `TypeError` or `ValueError` where it is damaged."""
+        if not all(np.isfinite(a).all() for a in arrays.values()):
+            raise ValueError("the surprise's arrays are not finite")
+        return PlantSurprise(
+            tuple(int(k) for k in facts["steps"]),
+            ErrorWhitening(arrays["covariance"]),
+            Statistics(SurpriseConfig(**facts["config"]), **{name: arrays[name] for name in _STATISTICS}),
+            arrays["tails"],
+            Whitening(arrays["latent_mean"], arrays["latent_std"], arrays["latent_matrix"]),
+            (float(facts["limits"][0]), float(facts["limits"][1])),
+            float(facts["rate"]),
+        )
 
 
 class Follower:
@@ -226,6 +266,7 @@ def follow(model: WorldModel, runs: Sequence[Run], steps: Sequence[int]) -> list
         unknown = np.full(model.n_constant, np.nan)
         constants = np.stack([unknown if r.constants is None else r.constants for r in runs])
     follower = Follower(model, steps, len(runs))
-    made = [follower.step(*(part[:, t] for part in padded), constants) for t in range(most)]
+    measured, dvs, applied = padded
+    made = [follower.step(measured[:, t], dvs[:, t], applied[:, t], constants) for t in range(most)]
     errors, z = np.stack([e for e, _ in made], 1), np.stack([z for _, z in made], 1)
     return [(errors[i, : len(r)], z[i, : len(r)]) for i, r in enumerate(runs)]

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,8 @@ class TrainingState:
 
     def __init__(self, path: Path | None, model: ModelConfig, training: TrainingConfig, data: WindowSet) -> None:
         digest = hashlib.sha256(json.dumps([model.model_dump(), training.model_dump()]).encode())
-        for tensor in (data.rows, data.mask, data.labels, data.hidden):
-            digest.update(tensor.numpy().tobytes())
+        for tensor in data.contents():
+            digest.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data if tensor.numel() else b"")
         self._path, self._signature = path, digest.hexdigest()
 
     def load(self) -> dict[str, Any] | None:

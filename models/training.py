@@ -21,6 +21,7 @@ from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
 
+_LEAST = 5  # horizons of samples
 _KEEP_EVERY = 250  # steps between two states kept on disk
 _DANGER = 0.6  # of the squashed margin: within about two thirds of a margin_scale, or beyond the limit
 
@@ -29,12 +30,31 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class _Phase:
-    """`steps` steps on `objective(data, starts, usual) -> Losses`, moving `parameters`; `extra` lives only as long as the phase."""
+    """`steps` steps on `objective(data, starts, usual) -> Losses`, moving `parameters`; `extra` lives only as long as the phase.
+    `passive`: whether runs without moves have something to teach in it."""
 
     steps: int
     parameters: list[nn.Parameter]
     objective: Callable[[WindowSet, Tensor, Tensor], Losses]
     extra: nn.Module
+    passive: bool = True
+
+
+class _WithPassive(WindowSet):
+    """`labelled` windows and, behind them, those of runs whose moves nobody knows: they are half of every batch, so that few
+    labelled windows are not lost among many."""
+
+    def __init__(self, labelled: WindowSet, runs: Sequence[Run], passive: Sequence[Run], *of: Any, **more: Any) -> None:
+        super().__init__([*runs, *passive], *of, **more)
+        self._labelled, self._passive = labelled, WindowSet(passive, *of, **more)
+        self.danger = labelled.danger
+
+    def draw(self, batch: int, steady_share: float, danger_share: float, generator: torch.Generator) -> Tensor:
+        beside = batch // 2
+        starts = self._passive.draw(beside, steady_share, 0.0, generator) + len(self._labelled.rows)
+        # As many dangerous ones as usual, and last, as in any batch.
+        hot = min(danger_share * batch / (batch - beside), 1.0 - steady_share)
+        return torch.cat([starts, self._labelled.draw(batch - beside, steady_share, hot, generator)])
 
 
 def train(
@@ -45,16 +65,18 @@ def train(
     training: TrainingConfig,
     report: Report | None = None,
     state: Path | None = None,
+    folder: Path | None = None,
+    passive: Sequence[Run] = (),
 ) -> WorldModel:
     """Train a world model on `runs`; `validation` runs choose nothing, they are reported.
 
     `joint`: encoder, predictor and heads together. `decoupled`: the encoder by masked latent prediction in the first half of
     the steps; then, frozen, the predictor and the heads. Deterministic from `training.seed` on one machine. With `state`, a
     file, a run that was killed goes on from there to the result it would have had. Under `torchrun` the processes share each
-    batch and end with the same weights. Raises `ModelError` when there is too little to learn from.
+    batch and end with the same weights. With `folder` the windows live in files there instead of in memory. Raises `ModelError` when there is too little to learn from.
     """
     hours = sum(len(r) for r in runs) * spec.sample_time_s / 3600
-    if sum(len(r) for r in runs) < 20 * config.horizon:
+    if sum(len(r) for r in runs) < _LEAST * config.horizon:
         raise ModelError(
             f"only {hours:.2f} plant-hours of training data", f"plant {spec.name}", "Record more, or run `excite`."
         )
@@ -66,21 +88,28 @@ def train(
     torch.manual_seed(training.seed)
     rng = torch.Generator().manual_seed(training.seed)
     sampler = torch.Generator().manual_seed(training.seed + 1)  # of its own: every process draws the same batches
-    scale = channel_scale(spec, runs)
-    constant = constant_scale(spec, runs)
-    data = WindowSet(runs, scale, config.window, config.horizon, constant=constant)
-    held = WindowSet(validation, scale, config.window, config.horizon, constant=constant)
+    scale = channel_scale(spec, [*runs, *passive])
+    constant = constant_scale(spec, [*runs, *passive])
+    places = (None, None) if folder is None else (folder / "training", folder / "validation")
+    data, held = (
+        WindowSet(some, scale, config.window, config.horizon, folder=place, constant=constant)
+        for some, place in zip((runs, validation), places, strict=True)
+    )
     model = WorldModel(spec, config, scale, constant)
     if spec.guardrails:
         data.danger = data.endangered(lambda labels: label_scale(model, labels).nan_to_num(1.0) < _DANGER)
+    whole = data
+    if passive:
+        whole = _WithPassive(data, runs, passive, scale, config.window, config.horizon, constant=constant)
     target = copy.deepcopy(model).requires_grad_(False) if training.anti_collapse == "ema" else model
-    saved = TrainingState(state, config, training, data)
+    saved = TrainingState(state, config, training, whole)
     kept, done = saved.load(), 0
     for number, phase in enumerate(_phases(model, target, training, rng)):
         if kept is None or kept["phase"] <= number:
             here = kept if kept is not None and kept["phase"] == number else None
+            seen = whole if phase.passive else data
             _run_phase(
-                phase, number, spec, model, target, data, held, training, sampler, rng, done, report, saved, here
+                phase, number, spec, model, target, seen, held, training, sampler, rng, done, report, saved, here
             )
         done += phase.steps
     saved.forget()
@@ -110,6 +139,7 @@ def _phases(model: WorldModel, target: WorldModel, training: TrainingConfig, rng
         [p for p in model.parameters() if id(p) not in encoder],
         lambda data, starts, usual: losses(model, data, starts, training, rng, frozen=True, usual=usual),
         nn.Identity(),
+        passive=False,
     )
 
 

@@ -145,6 +145,11 @@ class WindowSet:
         parts = self.starts.split(_AT_ONCE)
         return torch.cat([s[dangerous(self.labels[self.sequence(s)[0]]).any(-1).any(-1)] for s in parts])
 
+    def contents(self) -> list[Tensor]:
+        """All that was put in: what tells one data set from another."""
+        held = [] if self._constants is None else [self._constants[1]]
+        return [self.rows, self.mask, self.labels, self.hidden, *held]
+
     def conditions(self, index: Tensor) -> Tensor | None:
         """What holds for the run of each sample of `index` (any shape): normalised constants (0 where unknown), then which
         of them are known (..., 2 * n_constant); None where the plant has none."""

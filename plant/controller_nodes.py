@@ -23,7 +23,8 @@ class Variable(StrEnum):
     SOLVE_TIME = "SolveTime"  # ms
     SAMPLE_AGE = "SampleAge"  # plant s
     VIOLATION = "Violation"
-    SURPRISE = "Surprise"
+    SURPRISE = "Surprise"  # multiple of its limit; NaN while nothing watches
+    BLAME = "Blame"  # {tag: share of the surprise}, the largest first
     HEARTBEAT = "Heartbeat"
     MISSED_DEADLINES = "MissedDeadlines"
     CYCLES = "Cycles"

@@ -193,7 +193,6 @@ class LinearMpc:
             guardrails=tuple(g.name for g in self._rails),
             status=status,
             violation=violation.numpy(),
-            surprise=np.zeros(self.batch),
             bias=self._bias[:, 0].numpy(),
             solve_time_s=time.perf_counter() - began,
         )

@@ -203,7 +203,6 @@ class NmpcController:
             guardrails=tuple(g.name for g in self.spec.guardrails),
             status=status,
             violation=violation,
-            surprise=np.zeros(len(plan)),
             bias=np.zeros((len(plan), len(self.spec.measured))),
             solve_time_s=time.perf_counter() - began,
         )

@@ -42,7 +42,6 @@ class Standby:
             predicted=np.where(rows, np.nan, decision.predicted),
             margins=np.where(rows, np.nan, decision.margins),
             violation=np.where(taken, 0.0, decision.violation),
-            surprise=np.where(taken, 0.0, decision.surprise),
             status=tuple(Status.FALLBACK if t else s for t, s in zip(taken.tolist(), decision.status, strict=True)),
             solve_time_s=time.perf_counter() - began,
         )

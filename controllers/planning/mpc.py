@@ -119,13 +119,13 @@ class JepaMpc:
                 read = torch.from_numpy(np.array(observation.constants, dtype=np.float64))
                 self._constants = torch.where(torch.isfinite(read), read, self._constants)
             z = self.model.encode(self._window, self._constants)
-            surprise = self._learn_bias(z, measured, applied)
+            self._learn_bias(z, measured, applied)
             self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
             problem = self._problem(z, applied, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
             seen = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
-            decision = self._decision(plan, problem, seen, surprise, began)
+            decision = self._decision(plan, problem, seen, began)
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
         return decision
 
@@ -174,11 +174,10 @@ class JepaMpc:
         z = self.model.encode(windows, self._constants.repeat_interleave(self.horizon, 0))
         return z.view(self.batch, self.horizon, -1) - self._missed
 
-    def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> Tensor:
-        """Compare what was predicted for now with what is, measurements and latent `z`; returns surprise (batch,)."""
-        surprise = torch.zeros(self.batch, dtype=torch.float64)
+    def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> None:
+        """Compare what was predicted for now with what is, measurements and latent `z`."""
         if self._z is None:
-            return surprise
+            return
         back = self._z[:, None] if self._past is None else torch.cat([self._z[:, None], self._past], dim=1)
         back = back[:, : self.horizon]
         u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
@@ -196,9 +195,8 @@ class JepaMpc:
             missed = (1 - a) * self._missed[:, :known] + a * (z[:, None] - self._past)
             missed = torch.where(whole[:, None, None], missed, self._missed[:, :known])
             self._missed = torch.cat([missed, self._missed[:, known:]], 1)
-        return self.calibration.surprise(error[:, 0].nan_to_num(0.0))
 
-    def _decision(self, plan: Plan, problem: Problem, seen: Tensor, surprise: Tensor, began: float) -> Decision:
+    def _decision(self, plan: Plan, problem: Problem, seen: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low
         margins = plan.rollout.margins - problem.required
         shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
@@ -221,7 +219,6 @@ class JepaMpc:
             guardrails=tuple(self.constraints.names),
             status=status,
             violation=shortfall.numpy(),
-            surprise=surprise.numpy(),
             bias=problem.bias[:, 0].numpy(),
             solve_time_s=time.perf_counter() - began,
             energy={name: term.numpy() for name, term in plan.terms.items()},

@@ -36,7 +36,6 @@ class AnswerCheck:
             "predicted": (1, max(horizon, 1), self._n_measured),
             "margins": (1, max(horizon, 1), len(d.guardrails)),
             "violation": (1,),
-            "surprise": (1,),
         }
         arrays = {name: np.asarray(getattr(d, name), dtype=np.float64) for name in wanted}
         for name, shape in wanted.items():
@@ -45,7 +44,7 @@ class AnswerCheck:
         if d.status[0] is Status.INFEASIBLE:
             return ""  # an honest "no answer" need not have numbers: it is never sent
         fallback = d.status[0] is Status.FALLBACK  # of another controller, which may not predict
-        for name in ("moves", "plan", "violation", "surprise"):
+        for name in ("moves", "plan", "violation"):
             if not np.isfinite(arrays[name]).all():
                 return f"its {name} are not finite"
         if not np.allclose(arrays["plan"][:, 0], arrays["moves"]):

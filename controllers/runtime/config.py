@@ -42,7 +42,8 @@ class SupervisorConfig(_Strict):
 
     - `fallback`: what SHED means. `regulatory`: the MVs go back to the plant's own loops; `hold`: they stay where they
       are; `safe`: they go to their `safe` values at their rate limits. The last two are for a plant without local loops.
-    - `surprise_to_enter`, `surprise_to_shed` with `surprise_samples`: prediction residual over its calibrated threshold.
+    - `surprise_to_enter`, `surprise_to_shed` with `surprise_samples`: multiples of the surprise's calibrated limit. Above the
+      first there is an alarm, too.
     - `readback_tolerance`: share of an MV's limits by which the move in force may miss the one sent.
     - `recovery_violation`: engineering units. Up to it a RECOVERY plan is executed; above it the safe values are sent
       instead, and after `recovery_samples` the loop sheds.

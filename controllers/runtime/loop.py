@@ -22,6 +22,7 @@ from controllers.runtime.slow_tags import SlowTags
 from controllers.runtime.solver import Solver
 from controllers.runtime.state import ControllerState, margins_of, prediction_of
 from controllers.runtime.supervisor import Cause, Observed, Supervisor
+from controllers.runtime.surprised import Surprised, Watching, surprised
 from controllers.runtime.targets import TargetBoard
 from plant.clock import Clock
 from plant.errors import LinkError
@@ -40,6 +41,7 @@ class ControlLoop:
     - `controller`: decides in a thread of its own, never twice at once, each time with a deadline.
     - `historian`: takes events, audits and decisions; None keeps none. Its trouble is an alarm, never a stop.
     - `clock`: plant time schedules the samples, wall time the deadlines.
+    - `watch`: says of each sample whether the plant does what its model expects; None watches nothing.
     - `forecast`: plant time (s) -> what is expected of the DVs from the next sample on, as `Observation.forecast` takes it.
 
     Samples are due every `spec.sample_time_s` of plant time. One that is still running when the next is due lets that one
@@ -55,6 +57,7 @@ class ControlLoop:
         historian: Records | None,
         clock: Clock,
         forecast: Callable[[float], Array | None] | None = None,
+        watch: Watching | None = None,
     ) -> None:
         self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
         self._recorder = Recorder(spec, historian, self._historian_trouble)
@@ -65,7 +68,8 @@ class ControlLoop:
         self._time = PlantTime(clock, spec.sample_time_s, config.loop)
         self._quality = InputQuality(spec, config.quality)
         self._slow_tags = SlowTags(spec)
-        self._forecast = forecast
+        self._forecast, self._watch = forecast, watch
+        self._surprise: Surprised | None = None
         self._check = AnswerCheck(spec)
         self._solver = Solver(controller)
         self._heartbeat = Heartbeat(
@@ -128,7 +132,7 @@ class ControlLoop:
     async def _cycle(self) -> None:
         held = self.supervisor.holds_plant
         sample, error = await self._read()
-        decision, late, defect, status = None, False, "", ""
+        decision, late, defect, status, self._surprise = None, False, "", "", None
         if sample is not None:
             self._forget_if_lost(self._time.follow(sample.time_s) - 1)
             self._sample, self._inputs = sample, self._quality.judge(sample)
@@ -149,6 +153,7 @@ class ControlLoop:
                 error,
                 self._time.speed_fault(self._link.speed) if sample else "",
                 held,
+                self._surprise,
             )
         )
         if action.moves:
@@ -158,7 +163,7 @@ class ControlLoop:
         if decision is not None and sample is not None:
             self._plan = (sample.time_s, decision)
             self.figures.solve_s.append(decision.solve_time_s)
-            self._recorder.decision(sample.time_s, self.supervisor.mode, decision)
+            self._recorder.decision(sample.time_s, self.supervisor.mode, decision, self._surprise)
         if action.enter_auto:
             await self.set_mode(Mode.AUTO, "automatic", "conditions are met")
 
@@ -227,6 +232,9 @@ class ControlLoop:
         measured, dvs, applied, constants = (np.array([[values[t.name] for t in tags]]) for tags in parts)
         ahead = self._forecast(sample.time_s) if self._forecast else None
         observation = Observation(sample.time_s, measured, dvs, applied, constants, ahead)
+        if self._watch is not None:
+            verdict = self._watch.see(measured, dvs, applied, constants)
+            self._surprise = surprised(verdict, [t.name for t in self.spec.measured])
         targets = Targets(
             self.targets.ahead(sample.time_s, self._controller.horizon),
             np.array([limits[t.name][0] for t in self.spec.mvs]),
@@ -251,6 +259,8 @@ class ControlLoop:
         self._lost_samples += missing if missing > 0.5 else 0.0
         if self._lost_samples > self.config.loop.reset_after:
             self._solver.reset()
+            if self._watch is not None:
+                self._watch.reset()
 
     def _historian_trouble(self, reason: str) -> None:
         text = f"The historian cannot store; records wait, control goes on: {reason}"
@@ -329,7 +339,8 @@ class ControlLoop:
             plan_time_s=plan_s,
             sample_age_s=self._time.age_s(),
             violation=float(plan.violation[0]) if plan else math.nan,
-            surprise=float(plan.surprise[0]) if plan else math.nan,
+            surprise=self._surprise.score if self._surprise else math.nan,
+            blame=self._surprise.tags if self._surprise else {},
             solve_ms=plan.solve_time_s * 1e3 if plan else math.nan,
             solve_p50_ms=solve[0],
             solve_p99_ms=solve[1],

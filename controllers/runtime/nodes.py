@@ -194,6 +194,7 @@ def node_values(state: ControllerState) -> dict[Variable, str | float | int]:
         Variable.SAMPLE_AGE: state.sample_age_s,
         Variable.VIOLATION: state.violation,
         Variable.SURPRISE: state.surprise,
+        Variable.BLAME: _json(state.blame),
         Variable.HEARTBEAT: state.heartbeat,
         Variable.MISSED_DEADLINES: state.missed_deadlines,
         Variable.CYCLES: state.cycles % 2**32,

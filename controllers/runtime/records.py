@@ -13,6 +13,7 @@ import numpy as np
 from controllers.contracts import Decision
 from controllers.runtime.alarms import Event
 from controllers.runtime.state import margins_of, prediction_of
+from controllers.runtime.surprised import Surprised
 from plant.errors import HistorianError
 from plant.spec import PlantSpec
 
@@ -67,8 +68,9 @@ class Recorder:
         log.info("%s: %s %s: %s -> %s: %s", who, action, target, old, new, refusal or "accepted")
         self._guard(lambda r: r.audit(time_s, who, action, target, old, new, not refusal, refusal))
 
-    def decision(self, time_s: float, mode: str, d: Decision) -> None:
-        """A decision made for the sample of plant time `time_s`, with what it expects of the plant."""
+    def decision(self, time_s: float, mode: str, d: Decision, surprise: Surprised | None) -> None:
+        """A decision made for the sample of plant time `time_s`, with what it expects of the plant, and whether the plant
+        did what was expected of it."""
         plan = prediction_of(self._spec, d, time_s)
         data = {
             "moves": {t.name: float(m) for t, m in zip(self._spec.mvs, d.moves[0], strict=True)},
@@ -76,13 +78,14 @@ class Recorder:
             "margins": {k: m.worst for k, m in margins_of(self._spec, None, d).items()},
             "energy": {name: float(np.ravel(term)[0]) for name, term in d.energy.items()},
             "bias": {t.name: float(b) for t, b in zip(self._spec.measured, np.ravel(d.bias), strict=False)},
+            "blame": dict(surprise.tags) if surprise else {},
         }
         predicted = {tag: column for tag, column in plan.tags.items() if np.isfinite(column).all()}
         status, solve_ms = str(d.status[0]), d.solve_time_s * 1e3
-        violation, surprise = float(d.violation[0]), float(d.surprise[0])
+        violation, score = float(d.violation[0]), surprise.score if surprise else math.nan
         self._guard(
             lambda r: r.decision(
-                time_s, mode, status, solve_ms, violation, surprise, without_nan(data), predicted, plan.time_s
+                time_s, mode, status, solve_ms, violation, score, without_nan(data), predicted, plan.time_s
             )
         )
 

@@ -35,7 +35,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ControllerState:
-    """`time_s`, `plan_time_s`: plant time, s since the Unix epoch. `solve_*`, `jitter_*`: wall ms over the last cycles."""
+    """`time_s`, `plan_time_s`: plant time, s since the Unix epoch. `solve_*`, `jitter_*`: wall ms over the last cycles.
+    `surprise`: multiple of its limit, NaN where nothing watches; `blame`: shares of it by tag, the largest first."""
 
     time_s: float
     mode_target: str
@@ -46,6 +47,7 @@ class ControllerState:
     sample_age_s: float
     violation: float
     surprise: float
+    blame: Mapping[str, float]
     solve_ms: float
     solve_p50_ms: float
     solve_p99_ms: float

@@ -13,6 +13,7 @@ from controllers.runtime.clamp import MoveClamp
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.quality import Inputs
 from controllers.runtime.readback import ReadbackCheck
+from controllers.runtime.surprised import Surprised
 from plant.link import PlantMode, Receipt, Sample
 from plant.spec import Guardrail, PlantSpec
 
@@ -40,7 +41,8 @@ class Cause(StrEnum):
 class Observed:
     """What one sample brought. `sample` and `inputs` are None when the plant did not answer (`link_error` says why).
     `decision` is None when there is no usable plan; then `late` or `defect` says why, or nothing was asked. `speed_fault`:
-    plant time does not run at the clock's rate. `held`: whether the plant was ours when the sample was read."""
+    plant time does not run at the clock's rate. `held`: whether the plant was ours when the sample was read. `surprise`: None
+    where nothing watches."""
 
     time_s: float
     sample: Sample | None = None
@@ -51,6 +53,7 @@ class Observed:
     link_error: str = ""
     speed_fault: str = ""
     held: bool = True
+    surprise: Surprised | None = None
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,10 @@ class Supervisor:
             return [*why, o.defect or late]
         if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE):
             why.append(f"the plan is {d.status[0]}")
-        if d.surprise[0] > self._config.surprise_to_enter:
-            why.append(f"the model is surprised: {d.surprise[0]:.2f}, at most {self._config.surprise_to_enter:g}")
+        if o.surprise is not None and o.surprise.score > self._config.surprise_to_enter:
+            why.append(
+                f"the model is surprised ({o.surprise.text}), at most {self._config.surprise_to_enter:g} is allowed"
+            )
         return why
 
     def enter(self, mode: Mode, who: str, reason: str, time_s: float) -> None:
@@ -255,7 +260,7 @@ class Supervisor:
         d = o.decision
         broken = d is not None and d.status[0] is Status.RECOVERY and d.violation[0] > self._config.recovery_violation
         count("recovery", broken or (d is not None and d.status[0] is Status.FALLBACK))
-        count("surprise", d is not None and bool(d.surprise[0] > self._config.surprise_to_shed))
+        count("surprise", o.surprise is not None and o.surprise.score > self._config.surprise_to_shed)
         past = [g.name for g, _ in self._past_guardrails(o)]
         for g in self._spec.guardrails:
             count(f"guardrail:{g.name}", g.name in past)
@@ -295,7 +300,8 @@ class Supervisor:
             text = f"{n['recovery']} plans in a row broke a guardrail by too much, or were the standby's"
             return Cause.RECOVERY, text
         if n["surprise"] >= c.surprise_samples:
-            return Cause.SURPRISE, f"the model was surprised for {n['surprise']} samples"
+            text = o.surprise.text if o.surprise is not None else ""
+            return Cause.SURPRISE, f"the model was surprised for {n['surprise']} samples ({text})"
         return None
 
     def _may_enter_auto(self) -> bool:
@@ -347,5 +353,5 @@ class Supervisor:
         grave = status in (Status.RECOVERY, Status.INFEASIBLE, Status.FALLBACK)
         worst = f", worst violation {o.decision.violation[0]:.3g}" if o.decision is not None else ""
         show("plan", Severity.HIGH, f"The plan is {status}{worst}" if grave else "")
-        high = o.decision is not None and o.decision.surprise[0] > self._config.surprise_to_enter
-        show("surprise", Severity.MEDIUM, "The plant does not do what the model expects" if high else "")
+        high = o.surprise is not None and o.surprise.score > self._config.surprise_to_enter
+        show("surprise", Severity.MEDIUM, o.surprise.text if o.surprise is not None and high else "")

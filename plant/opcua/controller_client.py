@@ -31,6 +31,7 @@ from plant.opcua.session import Session
 T = TypeVar("T")
 
 _JSON = {
+    Variable.BLAME: "{}",
     Variable.TARGETS: "{}",
     Variable.LIMITS: "{}",
     Variable.MARGINS: "{}",
@@ -82,6 +83,7 @@ class ControllerSnapshot:
     sample_age_s: float
     violation: float
     surprise: float
+    blame: Mapping[str, float]
     heartbeat: int
     missed_deadlines: int
     cycles: int
@@ -213,6 +215,7 @@ def _parse(values: Mapping[Variable, Any]) -> ControllerSnapshot:
         sample_age_s=values[Variable.SAMPLE_AGE],
         violation=values[Variable.VIOLATION],
         surprise=values[Variable.SURPRISE],
+        blame={tag: _number(v) for tag, v in values[Variable.BLAME].items()},
         heartbeat=values[Variable.HEARTBEAT],
         missed_deadlines=values[Variable.MISSED_DEADLINES],
         cycles=values[Variable.CYCLES],

@@ -84,7 +84,7 @@ def spec() -> PlantSpec:
 def snapshot(**changes: Any) -> ControllerSnapshot:
     base = ControllerSnapshot(
         mode_target="AUTO", mode_actual="AUTO", mode_reason="ann: start", plan_status="OPTIMAL", solve_time_ms=12.3,
-        sample_age_s=2.0, violation=0.0, surprise=0.4, heartbeat=7, missed_deadlines=0, cycles=100, jitter_p99_ms=3.0,
+        sample_age_s=2.0, violation=0.0, surprise=0.4, blame={"T": 1.0}, heartbeat=7, missed_deadlines=0, cycles=100, jitter_p99_ms=3.0,
         plan_time_s=NOW_S, targets={"T": 50.0}, limits={"U": (10.0, 70.0)},
         margins={"burns": Margin(45.0, 40.0, 2.0), "warm": Margin(35.0, 30.0, 2.0)},
         prediction=Prediction(
@@ -163,7 +163,7 @@ class Feedforward:
         return Decision(
             moves=np.array([[move]]), plan=np.full((1, n, 1), move), predicted=T[None, :, None], margins=margins[None],
             calibrated=calibrated, guardrails=("burns", "warm"), status=(Status.OPTIMAL,), violation=np.zeros(1),
-            surprise=np.full(1, 0.25), bias=np.zeros((1, 1)), solve_time_s=0.004,
+            bias=np.zeros((1, 1)), solve_time_s=0.004,
         )  # fmt: skip
 
     def reset(self) -> None:

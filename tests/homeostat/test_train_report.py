@@ -14,6 +14,7 @@ from homeostat.train_report import History, write
 from models.calibration import calibrate
 from models.config import ModelConfig, TrainingConfig
 from models.diagnostics import diagnose, roll_outs, suspicions
+from models.plant_surprise import PlantSurprise
 from models.training import train
 from models.windows import Run
 from plant.spec import load_spec
@@ -24,7 +25,7 @@ TINY = ModelConfig(window=4, latent=6, encoder_width=24, predictor_width=24, hea
 
 @pytest.fixture(scope="module")
 def made() -> tuple:
-    """A world model, its calibration, runs it has not seen, and how its training went."""
+    """A world model, its calibration and surprise, runs it has not seen, and how its training went."""
     torch.set_num_threads(1)
     runs = []
     for v in split(excitation_run(SPEC, 30, 40, seed=3)):
@@ -34,22 +35,23 @@ def made() -> tuple:
     history = History()
     config = TrainingConfig(steps=210, batch=64, sigreg_slices=16, spread_samples=128)
     model = train(SPEC, runs[:16], runs[16:20], TINY, config, lambda step, _, terms: history.add(step, terms))
-    return model, calibrate(model, runs[20:26], TINY.horizon), runs[26:], history
+    surprise = PlantSurprise.of_runs(model, runs[16:20], runs[20:26])
+    return model, calibrate(model, runs[20:26], TINY.horizon), surprise, runs[26:], history
 
 
 def facts(made: tuple, suspect: list[str]) -> dict:
     return {
         "command": "homeostat train <x>", "revision": "abc", "date": "2026-01-01", "seconds": 1.0, "suspect": suspect,
-        "diagnostics": diagnose(made[0], made[2], (1, 5)),
+        "diagnostics": diagnose(made[0], made[3], (1, 5)),
     }  # fmt: skip
 
 
 def test_every_picture_is_there_and_nothing_is_fetched(made: tuple, tmp_path: Path) -> None:
-    model, calibration, held_out, history = made
+    model, calibration, surprise, held_out, history = made
     page = tmp_path / "report.html"
-    write(page, model, calibration, held_out, facts(made, []), history)
+    write(page, model, calibration, surprise, held_out, facts(made, []), history)
     text = page.read_text()
-    assert text.count("<svg") == text.count("<section>") == 6
+    assert text.count("<svg") == text.count("<section>") == 7
     for word in (
         "prediction",
         "Latent spectrum",
@@ -65,16 +67,16 @@ def test_every_picture_is_there_and_nothing_is_fetched(made: tuple, tmp_path: Pa
 
 
 def test_a_suspect_run_says_so_first(made: tuple, tmp_path: Path) -> None:
-    model, calibration, held_out, history = made
+    model, calibration, surprise, held_out, history = made
     collapsed = suspicions({"effective_rank": 1.0, "inverse_r2": 0.9}, 2)
-    write(tmp_path / "r.html", model, calibration, held_out, facts(made, collapsed), history)
+    write(tmp_path / "r.html", model, calibration, surprise, held_out, facts(made, collapsed), history)
     text = (tmp_path / "r.html").read_text()
     assert text.index("SUSPECT: effective rank 1.0") < text.index("<section>")
 
 
 def test_roll_outs_know_what_nobody_measured(made: tuple) -> None:
     """A missing reading is no truth to err against, and does not spoil the others."""
-    model, _, held_out, _ = made
+    model, _, _, held_out, _ = made
     whole = roll_outs(model, held_out, 3)
     torn = [
         Run(r.kind, 0.0, np.where(np.arange(len(r))[:, None] == 20, np.nan, r.measured), r.dvs, r.applied, r.labels)

@@ -155,7 +155,7 @@ def test_labels_become_squashed_margins(trained: Trained) -> None:
 
 def test_too_little_data_is_refused(spec: PlantSpec, recorded: list[Run]) -> None:
     with pytest.raises(ModelError, match=r"plant-hours of training data.*excite"):
-        train(spec, recorded[:2], recorded[:2], TINY, BRIEF)
+        train(spec, recorded[:2], recorded[:2], TINY.model_copy(update={"horizon": 30}), BRIEF)
 
 
 def test_a_guardrail_on_a_tag_that_is_not_measured_is_refused(spec: PlantSpec, recorded: list[Run]) -> None:

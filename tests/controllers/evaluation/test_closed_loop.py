@@ -32,7 +32,7 @@ class Fixed:
         nothing = np.zeros((batch, 1, 0))
         return Decision(
             moves, moves[:, None], nothing, nothing, np.zeros((1, 0)), (), (Status.FEASIBLE,) * batch,
-            np.zeros(batch), np.zeros(batch), np.zeros((batch, 0)), 0.25,
+            np.zeros(batch), np.zeros((batch, 0)), 0.25,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""JEPA-MPC as a controller: no offset from a wrong model, no surprise from a broken one, plants of a batch kept apart."""
+"""JEPA-MPC as a controller: no offset from a wrong model, plants of a batch kept apart."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_batch_of_three_equals_three_singles(bare: PlantSpec, trained: WorldMode
             alone = single.decide(
                 Observation(0.0, measured[one], dvs[one], applied[one]), Targets(goals[one], low, high)
             )
-            for name in ("moves", "plan", "predicted", "margins", "violation", "surprise", "bias"):
+            for name in ("moves", "plan", "predicted", "margins", "violation", "bias"):
                 np.testing.assert_allclose(
                     getattr(whole, name)[i], getattr(alone, name)[0], rtol=1e-6, atol=1e-6, err_msg=name
                 )
@@ -224,17 +224,6 @@ def test_calibrated_margins_are_kept_in_hand(bare: PlantSpec, trained: WorldMode
         assert (decision.margins > -0.02).all()
         hottest.append(decision.predicted[0, :, 1].max())
     assert hottest[1] < hottest[0] - 2.0
-
-
-def test_surprise_needs_a_calibration_and_sees_a_jump(bare: PlantSpec, trained: WorldModel) -> None:
-    calibration = Calibration(torch.zeros(12, 2), 0.9, 1, torch.diag(torch.tensor([1e4, 1.0])), 3.0)
-    controller = JepaMpc(trained, CONFIG, calibration)
-    for _ in range(6):
-        calm = controller.decide(observed(), asked(bare)).surprise[0]
-    jumped = controller.decide(observed(ca=0.77), asked(bare)).surprise[0]
-    assert jumped > 1.0
-    assert jumped > 2 * calm
-    assert JepaMpc(trained, CONFIG).decide(observed(), asked(bare)).surprise[0] == 0.0
 
 
 def test_horizon_longer_than_validated_is_refused(trained: WorldModel) -> None:

@@ -192,7 +192,6 @@ def decision_of(move: float, horizon: int = 4, **changes: Any) -> Decision:
         "guardrails": ("burns", "warm"),
         "status": (Status.OPTIMAL,),
         "violation": np.zeros(1),
-        "surprise": np.zeros(1),
         "bias": np.zeros((1, 2)),
         "solve_time_s": 0.001,
     }
@@ -222,14 +221,14 @@ class Rig:
     """A running loop on the heater."""
 
     def __init__(self, controller: Controller, config: dict[str, Any], spec: PlantSpec, historian: Any = None,
-                 forecast: Any = None) -> None:  # fmt: skip
+                 forecast: Any = None, watch: Any = None) -> None:  # fmt: skip
         self.spec, self.clock, self.journal = spec, HandClock(), Journal()
         self.link = HeaterLink(spec, self.clock)
         self.controller = controller
         base = {"loop": {"deadline_max_s": 0.5}}
         self.config = ControllerConfig.model_validate({**base, **config})
         self.loop = ControlLoop(
-            spec, self.config, self.link, controller, historian or self.journal, self.clock, forecast
+            spec, self.config, self.link, controller, historian or self.journal, self.clock, forecast, watch
         )
 
     @property
@@ -275,10 +274,11 @@ async def make_rig():
             start: Mode = Mode.ADVISORY,
             historian: Any = None,
             forecast: Any = None,
+            watch: Any = None,
         ) -> Rig:
             spec = spec or heater_spec()
             pid = PidController(spec, (PidLoop(pv="T", mv="U", gain=1.0, integral_s=20.0),))
-            rig = Rig(controller or pid, config or {}, spec, historian, forecast)
+            rig = Rig(controller or pid, config or {}, spec, historian, forecast, watch)
             task = asyncio.create_task(rig.loop.run(start, "test"))
 
             async def stop() -> None:

@@ -90,7 +90,6 @@ async def test_stopping_gives_the_plant_back(make_rig):
     [
         ({"status": (Status.RECOVERY,)}, "the plan is RECOVERY"),
         ({"status": (Status.INFEASIBLE,)}, "the plan is INFEASIBLE"),
-        ({"surprise": np.array([1.2])}, "surprised"),
         ({"moves": np.array([[math.nan]]), "plan": np.full((1, 4, 1), math.nan)}, "not finite"),
     ],
 )
@@ -213,9 +212,7 @@ async def test_uncritical_input_is_held_then_missing_and_does_not_shed(make_rig,
         ({"status": (Status.INFEASIBLE,)}, 1, "no answer at all"),
         ({"status": (Status.RECOVERY,), "violation": np.array([9.0])}, 5, "broke a guardrail"),
         ({"status": (Status.FALLBACK,)}, 5, "plans in a row"),
-        ({"surprise": np.array([3.0])}, 5, "surprised for 5 samples"),
         ({"moves": np.array([[math.nan]]), "plan": np.full((1, 4, 1), math.nan)}, 1, "not finite"),
-        ({"surprise": np.array([math.nan])}, 1, "surprise are not finite"),
         ({"predicted": np.full((1, 4, 2), math.nan), "margins": np.full((1, 4, 2), math.nan)}, 1, "predictions"),
         ({"plan": np.zeros((1, 4, 3))}, 1, "shape"),
         ({"moves": np.zeros(7)}, 1, "shape"),
