@@ -6,13 +6,13 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,9 +42,11 @@ from models.rivals.contract import Forecaster
 from models.rivals.latent import LatentForecaster
 from models.rivals.registry import RIVALS, train_rival
 from models.training import train
+from models.windows import Run
 from simulators.registry import simulator_of
 
 Facts = dict[str, Any]
+J = TypeVar("J")
 WORLD_MODEL = "world_model"
 DEFAULT = "{0.order} {0.anti_collapse} (default)".format(TrainingConfig())
 SEEDLESS = (
@@ -116,14 +118,14 @@ def rows_of(tier: str, ablations: bool) -> list[Row]:
     return rows
 
 
-def train_row(job: Job, data: PlantData) -> tuple[Forecaster, float]:
-    """The trained forecaster of a job and the seconds its training took."""
+def train_row(job: Job, data: PlantData, passive: Sequence[Run] = ()) -> tuple[Forecaster, float]:
+    """The trained forecaster of a job and the seconds its training took; only the world model learns from `passive` runs."""
     steps = {} if job.sizes.steps is None else {"steps": job.sizes.steps}
     training = TrainingConfig(**{**steps, **job.row.training}, seed=job.seed)
     model = ModelConfig(**job.row.model)
     began = time.perf_counter()
     if job.row.kind == WORLD_MODEL:
-        made = LatentForecaster(train(data.spec, data.training, data.validation, model, training))
+        made = LatentForecaster(train(data.spec, data.training, data.validation, model, training, passive=passive))
     else:
         made = train_rival(job.row.kind, data.spec, data.training, data.validation, model, training)
     return made.eval(), time.perf_counter() - began
@@ -202,10 +204,15 @@ def measured(job: Job, folder: Path | None) -> Facts:
     usual = [TrainingConfig().model_dump(), ModelConfig().model_dump()]
     key = json.dumps([asdict(job), usual, source_digest(), data_digest(data), torch.__version__], sort_keys=True)
     name = "_".join([job.plant, *job.row.name.replace("(", "").replace(")", "").split(), str(job.seed)])
+    return kept(folder, name, key, lambda: measure(job, data))
+
+
+def kept(folder: Path | None, name: str, key: str, make: Callable[[], Facts]) -> Facts:
+    """What `make` answers, or what it answered when it was last asked under the same `name` and `key`, kept in `folder`."""
     path = None if folder is None else folder / f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if path and path.exists():
         return json.loads(path.read_text())
-    facts = measure(job, data)
+    facts = make()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -214,10 +221,12 @@ def measured(job: Job, folder: Path | None) -> Facts:
     return facts
 
 
-def run(jobs: Sequence[Job], folder: Path | None, workers: int) -> Iterator[tuple[Job, Facts]]:
-    """Every job as it is finished, on `workers` processes of one thread each."""
+def run(
+    jobs: Sequence[J], folder: Path | None, workers: int, work: Callable[[J, Path | None], Facts] = measured
+) -> Iterator[tuple[J, Facts]]:
+    """Every job as `work` has finished it, on `workers` processes of one thread each."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(measured, job, folder): job for job in jobs}
+        waiting = {pool.submit(work, job, folder): job for job in jobs}
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
