@@ -114,7 +114,7 @@ def _train(
     surprise = PlantSurprise.of_runs(world, usual, [*parts.calibration, *held_out])
     stage("diagnosing")
     facts = _facts(spec, parts, world, training, command, seconds, calibration.runs)
-    suspect = suspicions(facts["diagnostics"], len(spec.measured))
+    suspect = suspicions(facts["diagnostics"])
     facts["suspect"] = suspect
     save(out, world, calibration, facts, _card(spec, facts, calibration.margins), surprise)
     stage("writing the report")

@@ -26,6 +26,7 @@ from plant.errors import ModelError
 Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
 STEPS = (1, 5, 15)  # samples ahead: a window soon takes a jump for history, the longest remembers it
+RATE = 5e-5  # of residual and density each: together one false alarm in 10,000 samples
 _LATENT_SHRINKAGE = 0.01
 _TAIL = 0.999
 _CLIP = 3.0
@@ -58,8 +59,8 @@ class Verdict:
 @dataclass(frozen=True)
 class PlantSurprise:
     """What normal residuals and latents look like. `steps`: how far ahead predictions are compared; `tails`: what one normal
-    sample in a thousand passes, for each component of the residual; `limits`: of the raw
-    scores of residual and density; `rate`: the share of normal samples that may pass each of them."""
+    sample in a thousand passes, for each component of the residual; `limits`: of the raw scores of residual and density;
+    `rate`: the share of normal samples that may pass each of them."""
 
     steps: tuple[int, ...]
     errors: ErrorWhitening
@@ -89,7 +90,7 @@ class PlantSurprise:
         latents = Whitening.fit(np.concatenate([z[config.settle :] for _, z in followed]), _LATENT_SHRINKAGE)
         return PlantSurprise(steps, errors, statistics, np.quantile(usual, _TAIL, axis=0), latents)
 
-    def calibrated(self, model: WorldModel, runs: Sequence[Run], rate: float = 1e-4) -> PlantSurprise:
+    def calibrated(self, model: WorldModel, runs: Sequence[Run], rate: float = RATE) -> PlantSurprise:
         """With limits that a share `rate` of the samples of held-out normal `runs` passes, of each kind of run alike. Where a
         kind has too few samples to promise that, its largest score counts, and `rate` is what can be promised. Raises
         `ModelError` when no run is long enough."""

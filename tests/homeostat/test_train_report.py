@@ -68,7 +68,7 @@ def test_every_picture_is_there_and_nothing_is_fetched(made: tuple, tmp_path: Pa
 
 def test_a_suspect_run_says_so_first(made: tuple, tmp_path: Path) -> None:
     model, calibration, surprise, held_out, history = made
-    collapsed = suspicions({"effective_rank": 1.0, "inverse_r2": 0.9}, 2)
+    collapsed = suspicions({"effective_rank": 1.0, "measured_rank": 1.9, "inverse_r2": 0.9})
     write(tmp_path / "r.html", model, calibration, surprise, held_out, facts(made, collapsed), history)
     text = (tmp_path / "r.html").read_text()
     assert text.index("SUSPECT: effective rank 1.0") < text.index("<section>")

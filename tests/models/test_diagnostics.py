@@ -1,0 +1,28 @@
+"""Diagnostics tell a sound world model from one that has collapsed."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from models.diagnostics import diagnose, effective_rank, suspicions
+from models.windows import Run
+
+
+def test_a_sound_model_is_not_suspect_and_a_collapsed_one_is(trained, recorded: list[Run]) -> None:
+    facts = diagnose(trained.model, recorded[::3], (1, 5))
+    assert 1.0 <= facts["measured_rank"] <= trained.model.n_measured
+    assert facts["measured_rank"] < facts["effective_rank"] <= trained.model.config.latent
+    assert suspicions(facts) == []
+    collapsed = copy.deepcopy(trained.model)
+    with torch.no_grad():  # every latent is the same but for one direction
+        for layer in (collapsed.encoder.last, collapsed.encoder.linear):
+            layer.weight[1:] = 0.0
+        collapsed.encoder.last.bias[1:] = 0.0
+    found = suspicions(diagnose(collapsed, recorded[::3], (1, 5)))
+    assert any("effective rank" in text for text in found)
+
+
+def test_one_measurement_has_rank_one() -> None:
+    assert abs(effective_rank(torch.randn(50, 1)) - 1.0) < 1e-6
