@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import time
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.contracts import Decision, Observation, Targets
 from controllers.planning.config import PlannerConfig
 from controllers.planning.goal import Goal, GoalEnergy
-from controllers.planning.problem import Energy, Plan, Problem
-from controllers.planning.scp import ScpPlanner
+from controllers.planning.latent import Array, LatentController
+from controllers.planning.problem import Energy, Problem
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
 
-Array = NDArray[np.float64]
 
-
-class JepaMpc:
-    """Plans in the latent space of `model` for `batch` plants.
-
-    Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples
-    ahead, for every k; at a steady state each prediction is therefore exact, whatever the model has wrong. A guardrail
-    margin is only ever tightened by it. Under `energy: goal` the latents' own errors, learned alike, move the `goal`.
+class JepaMpc(LatentController):
+    """Plans for the targets in the latent space of `model`, for `batch` plants. Under `energy: goal` the latents' own
+    prediction errors move the `goal`.
 
     Raises `ControlError` when the horizon is longer than the model was validated to, or a goal is to be steered to and none
     is given.
@@ -43,13 +36,7 @@ class JepaMpc:
         deadline_s: float | None = None,
         goal: Goal | None = None,
     ) -> None:
-        self.spec, self.config, self.batch = model.spec, config or PlannerConfig(), batch
-        if self.config.horizon > model.config.horizon:
-            raise ControlError(
-                f"a horizon of {self.config.horizon} samples",
-                f"planner of {self.spec.name}",
-                f"The model was validated to {model.config.horizon}; plan no further, or train it further.",
-            )
+        super().__init__(model, config, calibration, batch, deadline_s)
         if self.config.energy == "goal" and goal is None:
             raise ControlError(
                 "energy: goal without a goal",
@@ -57,112 +44,45 @@ class JepaMpc:
                 "Give the controller a Goal, from training runs or of a window, or take energy: decoded.",
             )
         self.goal = goal if self.config.energy == "goal" else None
-        self.horizon, self.deadline_s = self.config.horizon, deadline_s
-        self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
-        moves = [t.move for t in self.spec.mvs if t.move]
-        self._low = torch.tensor([m.limits[0] for m in moves], dtype=torch.float64)
-        self._span = torch.tensor([m.limits[1] - m.limits[0] for m in moves], dtype=torch.float64)
-        self._rate = torch.tensor([m.rate_per_s * self.spec.sample_time_s for m in moves]).double() / self._span
-        self._safe = (torch.tensor([m.safe for m in moves]).double() - self._low) / self._span
         names = [t.name for t in self.spec.measured]
-        columns = [names.index(t.tag) for t in self.spec.targets]
         effort = self.config.effort_range
         low = torch.tensor([effort[0]]).double() if effort else self._low
         high = torch.tensor([effort[1]]).double() if effort else self._low + self._span
         whiten = torch.eye(model.config.latent) if self.goal is None or self.goal.whiten is None else self.goal.whiten
         energy = (Energy if self.goal is None else partial(GoalEnergy, whiten.double()))(
-            columns,
+            [names.index(t.tag) for t in self.spec.targets],
             torch.tensor([t.scale for t in self.spec.targets], dtype=torch.float64),
             self.config.effort,
             (low - self._low) / self._span,
             (high - low) / self._span,
             self.config.suppression,
         )
-        unit, zero = torch.ones_like(self._span), torch.zeros_like(self._span)
-        shift = self.model.normalise(self._low + zero, "mvs")
-        self.planner = ScpPlanner(
-            self.model, self.config, energy, self.model.normalise(self._low + self._span * unit, "mvs") - shift, shift
-        )
-        self.constraints = self.planner.constraints
-        self.calibration = calibration or Calibration.none(self.horizon, len(self.constraints))
-        rails = [self.spec.guardrails[i] for i in self.constraints.guardrail]
-        self._columns = [names.index(g.tag) if g.tag in names else 0 for g in rails]
-        self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # no sensor, no bias
-        self.reset()
+        self.planner = self._planner(energy)
 
     def reset(self) -> None:
-        channels = self.model.n_measured + self.model.n_dv + self.model.n_mv
-        self._window = torch.full((self.batch, self.model.config.window, channels), torch.nan, dtype=torch.float64)
-        self._past: Tensor | None = None  # (batch x k x latent): now, as predicted k+1 samples ago
-        self._bias = torch.zeros(self.batch, self.horizon, self.model.n_measured, dtype=torch.float64)
-        self._missed = torch.zeros(self.batch, self.horizon, self.model.config.latent, dtype=torch.float64)
+        super().reset()
         self._plan: Tensor | None = None
-        self._z: Tensor | None = None
-        self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
-        self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         """The next move for every plant.
 
-        A measurement that is missing is masked. A plant with no measurement at all, whose moves in force are unknown, or
-        whose plan is not finite, gets status INFEASIBLE and its fallback move.
+        A plant with no measurement at all, whose moves in force are unknown, or whose plan is not finite, gets status
+        INFEASIBLE and its fallback move.
         """
         began = time.perf_counter()
         deadline = None if self.deadline_s is None else began + self.deadline_s
         with torch.inference_mode():
-            measured, dvs, applied = (
-                torch.from_numpy(np.array(a, dtype=np.float64))
-                for a in (observation.measured, observation.dvs, observation.applied)
-            )
-            self._window = torch.cat([self._window[:, 1:], torch.cat([measured, dvs, applied], -1)[:, None]], dim=1)
-            if observation.constants is not None:
-                read = torch.from_numpy(np.array(observation.constants, dtype=np.float64))
-                self._constants = torch.where(torch.isfinite(read), read, self._constants)
-            z = self.model.encode(self._window, self._constants)
-            self._learn_bias(z, measured, applied)
-            self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
+            z, applied, seen = self._observe(observation)
             problem = self._problem(z, applied, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
-            seen = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
             decision = self._decision(plan, problem, seen, began)
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
         return decision
 
-    def _conditions(self) -> Tensor | None:
-        return self.model.condition(self._constants) if self.model.n_constant else None
-
-    def _expected(self, forecast: Array | None) -> Tensor:
-        """Disturbances (batch x horizon x n_dv, normalised) before each step of a plan: as they are now, then as forecast."""
-        steps = [self._d]
-        ahead = np.empty((1, 0, len(self.spec.dvs))) if forecast is None else np.array(forecast, dtype=np.float64)
-        for k in range(self.horizon - 1):
-            known = torch.from_numpy(ahead[:, k]) if k < ahead.shape[1] else steps[-1]
-            steps.append(torch.where(torch.isfinite(known), known, steps[-1]))
-        return self.model.normalise(torch.stack(steps, 1), "dvs")
-
     def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
-        previous = ((applied - self._low) / self._span).nan_to_num(0.5)
-        dvs = self._expected(forecast)
-        required = self.calibration.margins[: self.horizon].double() + self.config.guard
-        shift = (self._sign * self._bias[..., self._columns]).clamp(min=0)
-        values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
-        if values.shape[1] < self.horizon:
-            values = torch.cat([values, values[:, -1:].expand(-1, self.horizon - values.shape[1], -1)], dim=1)
-        return Problem(
-            z=z,
-            dvs=dvs,
-            previous=previous,
-            low=(torch.from_numpy(np.array(targets.move_low, dtype=np.float64)) - self._low) / self._span,
-            high=(torch.from_numpy(np.array(targets.move_high, dtype=np.float64)) - self._low) / self._span,
-            rate=self._rate,
-            fallback=self._safe,
-            targets=values[:, : self.horizon].expand(self.batch, -1, -1),
-            bias=self._bias,
-            required=required + shift,
-            conditions=self._conditions(),
-            goal=self._goal(values[:, : self.horizon].expand(self.batch, -1, -1), dvs),
-        )
+        problem = super()._problem(z, applied, targets, forecast)
+        return dataclasses.replace(problem, goal=self._goal(problem.targets, problem.dvs))
 
     def _goal(self, targets: Tensor, dvs: Tensor) -> Tensor | None:
         """Where each predicted latent should be (batch x horizon x latent), less what predictions of that length missed."""
@@ -173,53 +93,3 @@ class JepaMpc:
         windows = samples[:, None].expand(-1, self.model.config.window, -1)
         z = self.model.encode(windows, self._constants.repeat_interleave(self.horizon, 0))
         return z.view(self.batch, self.horizon, -1) - self._missed
-
-    def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> None:
-        """Compare what was predicted for now with what is, measurements and latent `z`."""
-        if self._z is None:
-            return
-        back = self._z[:, None] if self._past is None else torch.cat([self._z[:, None], self._past], dim=1)
-        back = back[:, : self.horizon]
-        u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
-        d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
-        self._past = self.model.advance_normalised(back, u, d, self._conditions())
-        error = measured[:, None] - self.model.read_out(self._past)
-        known = error.shape[1]
-        a = self.config.bias_filter
-        self._bias = self._bias.clone()
-        learned = (1 - a) * self._bias[:, :known] + a * error
-        # A measurement that is missing teaches nothing: what was learned stays.
-        self._bias[:, :known] = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
-        whole = torch.isfinite(measured).all(-1) & torch.isfinite(applied).all(-1)
-        if self.goal is not None:
-            missed = (1 - a) * self._missed[:, :known] + a * (z[:, None] - self._past)
-            missed = torch.where(whole[:, None, None], missed, self._missed[:, :known])
-            self._missed = torch.cat([missed, self._missed[:, known:]], 1)
-
-    def _decision(self, plan: Plan, problem: Problem, seen: Tensor, began: float) -> Decision:
-        moves = plan.rollout.moves * self._span + self._low
-        margins = plan.rollout.margins - problem.required
-        shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
-        finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
-        moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
-        broken = (plan.violation * 100).floor().sum(-1) > 0
-        status = tuple(
-            Status.INFEASIBLE if not ok
-            else Status.RECOVERY if bad
-            else Status.DEADLINE if plan.late
-            else Status.OPTIMAL if settled else Status.FEASIBLE
-            for ok, bad, settled in zip(finite.tolist(), broken.tolist(), plan.converged.tolist(), strict=True)
-        )  # fmt: skip
-        return Decision(
-            moves=moves[:, 0].numpy(),
-            plan=moves.numpy(),
-            predicted=plan.rollout.measured.numpy(),
-            margins=margins.numpy(),
-            calibrated=problem.required.amax(0).numpy(),
-            guardrails=tuple(self.constraints.names),
-            status=status,
-            violation=shortfall.numpy(),
-            bias=problem.bias[:, 0].numpy(),
-            solve_time_s=time.perf_counter() - began,
-            energy={name: term.numpy() for name, term in plan.terms.items()},
-        )

@@ -1,0 +1,179 @@
+"""What every controller that looks ahead in a world model shares: its window, its offset correction, its problem."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.planning.config import PlannerConfig
+from controllers.planning.problem import Constraints, Energy, Plan, Problem
+from controllers.planning.scp import ScpPlanner
+from models.calibration import Calibration
+from models.world_model import WorldModel
+from plant.errors import ControlError
+
+Array = NDArray[np.float64]
+
+
+class LatentController:
+    """Follows `batch` plants in the latent space of `model`; a subclass says what to plan for.
+
+    Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples
+    ahead, for every k; at a steady state each prediction is therefore exact, whatever the model has wrong. A guardrail
+    margin is only ever tightened by it. The latents' own errors are learned alike.
+
+    Raises `ControlError` when the horizon is longer than the model was validated to.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: PlannerConfig | None,
+        calibration: Calibration | None,
+        batch: int,
+        deadline_s: float | None,
+    ) -> None:
+        self.spec, self.config, self.batch = model.spec, config or PlannerConfig(), batch
+        if self.config.horizon > model.config.horizon:
+            raise ControlError(
+                f"a horizon of {self.config.horizon} samples",
+                f"planner of {self.spec.name}",
+                f"The model was validated to {model.config.horizon}; plan no further, or train it further.",
+            )
+        self.horizon, self.deadline_s = self.config.horizon, deadline_s
+        self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
+        moves = [t.move for t in self.spec.mvs if t.move]
+        self._low = torch.tensor([m.limits[0] for m in moves], dtype=torch.float64)
+        self._span = torch.tensor([m.limits[1] - m.limits[0] for m in moves], dtype=torch.float64)
+        self._rate = torch.tensor([m.rate_per_s * self.spec.sample_time_s for m in moves]).double() / self._span
+        self._safe = (torch.tensor([m.safe for m in moves]).double() - self._low) / self._span
+        self.constraints = Constraints(self.model)
+        self.calibration = calibration or Calibration.none(self.config.horizon, len(self.constraints))
+        names = [t.name for t in self.spec.measured]
+        rails = [self.spec.guardrails[i] for i in self.constraints.guardrail]
+        self._columns = [names.index(g.tag) if g.tag in names else 0 for g in rails]
+        self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # no sensor, no bias
+        self.reset()
+
+    def _planner(self, energy: Energy) -> ScpPlanner:
+        shift = self.model.normalise(self._low, "mvs")
+        scale = self.model.normalise(self._low + self._span, "mvs") - shift
+        return ScpPlanner(self.model, self.config, energy, scale, shift)
+
+    def reset(self) -> None:
+        channels = self.model.n_measured + self.model.n_dv + self.model.n_mv
+        self._window = torch.full((self.batch, self.model.config.window, channels), torch.nan, dtype=torch.float64)
+        self._past: Tensor | None = None  # (batch x k x latent): now, as predicted k+1 samples ago
+        self._bias = torch.zeros(self.batch, self.config.horizon, self.model.n_measured, dtype=torch.float64)
+        self._missed = torch.zeros(self.batch, self.config.horizon, self.model.config.latent, dtype=torch.float64)
+        self._z: Tensor | None = None
+        self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
+        self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
+
+    def _observe(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+        """Take in a sample and learn from it. Returns z (batch x latent) now, the moves in force (batch x n_mv), engineering
+        units, and which plants (batch,) are seen: any measurement at all, and every move in force.
+
+        A measurement that is missing is masked.
+        """
+        measured, dvs, applied = (
+            torch.from_numpy(np.array(a, dtype=np.float64))
+            for a in (observation.measured, observation.dvs, observation.applied)
+        )
+        self._window = torch.cat([self._window[:, 1:], torch.cat([measured, dvs, applied], -1)[:, None]], dim=1)
+        if observation.constants is not None:
+            read = torch.from_numpy(np.array(observation.constants, dtype=np.float64))
+            self._constants = torch.where(torch.isfinite(read), read, self._constants)
+        z = self.model.encode(self._window, self._constants)
+        self._learn_bias(z, measured, applied)
+        self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
+        return z, applied, torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
+
+    def _conditions(self) -> Tensor | None:
+        return self.model.condition(self._constants) if self.model.n_constant else None
+
+    def _expected(self, forecast: Array | None) -> Tensor:
+        """Disturbances (batch x horizon x n_dv, normalised) before each step of a plan: as they are now, then as forecast."""
+        steps = [self._d]
+        ahead = np.empty((1, 0, len(self.spec.dvs))) if forecast is None else np.array(forecast, dtype=np.float64)
+        for k in range(self.config.horizon - 1):
+            known = torch.from_numpy(ahead[:, k]) if k < ahead.shape[1] else steps[-1]
+            steps.append(torch.where(torch.isfinite(known), known, steps[-1]))
+        return self.model.normalise(torch.stack(steps, 1), "dvs")
+
+    def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
+        previous = ((applied - self._low) / self._span).nan_to_num(0.5)
+        dvs = self._expected(forecast)
+        required = self.calibration.margins[: self.config.horizon].double() + self.config.guard
+        shift = (self._sign * self._bias[..., self._columns]).clamp(min=0)
+        values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
+        if values.shape[1] < self.config.horizon:
+            values = torch.cat([values, values[:, -1:].expand(-1, self.config.horizon - values.shape[1], -1)], dim=1)
+        return Problem(
+            z=z,
+            dvs=dvs,
+            previous=previous,
+            low=(torch.from_numpy(np.array(targets.move_low, dtype=np.float64)) - self._low) / self._span,
+            high=(torch.from_numpy(np.array(targets.move_high, dtype=np.float64)) - self._low) / self._span,
+            rate=self._rate,
+            fallback=self._safe,
+            targets=values[:, : self.config.horizon].expand(self.batch, -1, -1),
+            bias=self._bias,
+            required=required + shift,
+            conditions=self._conditions(),
+        )
+
+    def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> None:
+        """Compare what was predicted for now with what is, measurements and latent `z`."""
+        if self._z is None:
+            return
+        back = self._z[:, None] if self._past is None else torch.cat([self._z[:, None], self._past], dim=1)
+        back = back[:, : self.config.horizon]
+        u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
+        d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
+        self._past = self.model.advance_normalised(back, u, d, self._conditions())
+        error = measured[:, None] - self.model.read_out(self._past)
+        known = error.shape[1]
+        a = self.config.bias_filter
+        self._bias = self._bias.clone()
+        learned = (1 - a) * self._bias[:, :known] + a * error
+        # A measurement that is missing teaches nothing: what was learned stays.
+        self._bias[:, :known] = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
+        whole = torch.isfinite(measured).all(-1) & torch.isfinite(applied).all(-1)
+        missed = (1 - a) * self._missed[:, :known] + a * (z[:, None] - self._past)
+        missed = torch.where(whole[:, None, None], missed, self._missed[:, :known])
+        self._missed = torch.cat([missed, self._missed[:, known:]], 1)
+
+    def _decision(self, plan: Plan, problem: Problem, seen: Tensor, began: float) -> Decision:
+        moves = plan.rollout.moves * self._span + self._low
+        margins = plan.rollout.margins - problem.required
+        shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
+        finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
+        moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
+        broken = (plan.violation * 100).floor().sum(-1) > 0
+        status = tuple(
+            Status.INFEASIBLE if not ok
+            else Status.RECOVERY if bad
+            else Status.DEADLINE if plan.late
+            else Status.OPTIMAL if settled else Status.FEASIBLE
+            for ok, bad, settled in zip(finite.tolist(), broken.tolist(), plan.converged.tolist(), strict=True)
+        )  # fmt: skip
+        return Decision(
+            moves=moves[:, 0].numpy(),
+            plan=moves.numpy(),
+            predicted=plan.rollout.measured.numpy(),
+            margins=margins.numpy(),
+            calibrated=problem.required.amax(0).numpy(),
+            guardrails=tuple(self.constraints.names),
+            status=status,
+            violation=shortfall.numpy(),
+            bias=problem.bias[:, 0].numpy(),
+            solve_time_s=time.perf_counter() - began,
+            energy={name: term.numpy() for name, term in plan.terms.items()},
+        )
