@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from plant.controller_nodes import CONTROLLER_ENDPOINT
 from plant.errors import HomeostatError
 from plant.spec import PlantSpec, builtin_plants, load_spec
-
-if TYPE_CHECKING:
-    from models.data_check import DataReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,11 +43,14 @@ def historian_path(data_dir: Path, spec: PlantSpec) -> Path:
     return data_dir / spec.name / "historian.db"
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=err, transient=False,
-    )  # fmt: skip
+def _load(plant: str) -> PlantSpec:
+    """The plant's spec; what its simulator must always be seen with goes to stderr."""
+    from simulators.registry import simulator_of
+
+    spec = load_spec(plant)
+    if spec.simulator and (disclaimer := simulator_of(spec).disclaimer):
+        err.print(f"[bold]{escape(disclaimer)}[/bold]", soft_wrap=True)
+    return spec
 
 
 @app.callback()
@@ -100,17 +97,14 @@ def simulate(
         return
     if plant is None:
         raise typer.BadParameter(f"name a plant: {', '.join(builtin_plants())}, or a YAML file", param_hint="PLANT")
-    spec = load_spec(plant)
-    disclaimer = simulator_of(spec).disclaimer
-    if disclaimer:
-        err.print(f"[bold]{escape(disclaimer)}[/bold]", soft_wrap=True)
+    spec = _load(plant)
     chosen = load_scenario(scenario or ("day" if "day" in builtin_scenarios(spec) else "steady"), spec)
     if plot is not None:
         from homeostat.lockstep import rehearse
         from homeostat.picture import draw
 
         run = rehearse(spec, chosen, seed, noise)
-        draw(spec, chosen, run, plot, disclaimer)
+        draw(spec, chosen, run, plot, simulator_of(spec).disclaimer)
         ended = f", ended early: {run.reason}" if run.reason else ""
         err.print(f"{spec.name}, {chosen.name}: {run.time_s[-1]:g} s of plant time in {plot}{escape(ended)}")
         return
@@ -186,13 +180,16 @@ def excite(
     data_dir: DataDir = _DATA,
 ) -> None:
     """Safe identification moves inside the MV limits, interlocks armed: what a world model learns from."""
-    spec = load_spec(plant)
+    spec = _load(plant)
     if lock_step:
+        from homeostat.jobs import excite_into
+
         excite_into(spec, historian_path(data_dir, spec), runs, incidents, seed)
         return
     from homeostat import live
+    from homeostat.jobs import progress
 
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task(f"exciting {spec.name} (plant minutes)", total=round(hours * 60))
         live.run_until_signal(
             lambda stop: live.excite_live(
@@ -200,23 +197,6 @@ def excite(
                 on_progress=lambda done, _: bar.update(task, completed=round(done * 60)),
             )
         )  # fmt: skip
-
-
-def excite_into(spec: PlantSpec, path: Path, runs: int, incidents: int | None, seed: int) -> None:
-    """Lock-step excitation with a progress bar. `incidents` None: 600 where the plant has a scenario for them."""
-    from historian import Historian
-    from homeostat.recording import excite_lockstep
-    from simulators.scenario import builtin_scenarios
-
-    if incidents is None:
-        incidents = 600 if "incident" in builtin_scenarios(spec) else 0
-    with Historian(path, spec.name) as store, _progress() as bar:
-        task = bar.add_task(f"exciting {spec.name} in lock-step (runs)", total=runs + incidents)
-        hours = excite_lockstep(
-            spec, store, time.time(), runs=runs, incidents=incidents, seed=seed,
-            progress=lambda kind, done, _: bar.update(task, completed=done, description=f"{kind} of {spec.name} (runs)"),
-        )  # fmt: skip
-    err.print(f"{hours:.0f} plant-hours stored in {path}")
 
 
 @app.command(epilog="Example: `homeostat export reactor history/`, then `homeostat train reactor --parquet history/`")
@@ -261,58 +241,17 @@ def train(
     """Train a world model from the historian, calibrate its guardrails, and write a checkpoint with its card and a report."""
     import yaml
 
+    from homeostat.jobs import train_into
     from homeostat.train_config import TrainFile
 
-    spec = load_spec(plant)
+    spec = _load(plant)
     settings = TrainFile.read(config, steps=steps, seed=seed)
     if show_config:
         typer.echo(yaml.safe_dump(settings.model_dump(), sort_keys=False), nl=False)
         return
     target = checkpoint or data_dir / spec.name / "model"
-    train_into(spec, parquet or historian_path(data_dir, spec), target, settings, stream=parquet is not None)
-
-
-def train_into(spec: PlantSpec, path: Path, target: Path, settings, stream: bool = False) -> None:
-    """Train from a historian's file, or with `stream` from a folder of Parquet files, with a progress bar; a suspect run
-    says so."""
-    from historian import Historian
-    from historian.parquet import ParquetHistory
-    from homeostat.training import train_plant
-
-    command = "homeostat " + " ".join(sys.argv[1:])
-    with contextlib.ExitStack() as stack:
-        if stream:
-            store = ParquetHistory(path)
-        else:
-            store = stack.enter_context(Historian(path, spec.name, read_only=True))
-        bar = stack.enter_context(_progress())
-        task = bar.add_task("reading the historian", total=settings.training.steps)
-
-        def report(step: int, steps: int, losses: dict[str, float]) -> None:
-            text = f"training: prediction {losses['prediction']:.4f}, read-out {losses['read_out']:.4f}"
-            bar.update(task, completed=step + 1, total=steps, description=text)
-
-        trained = train_plant(
-            spec, store, target, command, settings.model, settings.training, report,
-            lambda text: bar.update(task, description=text), say_data, stream=stream,
-        )  # fmt: skip
-        bar.update(task, description="trained")
-    if trained is None:
-        return
-    d = trained.checkpoint.facts["diagnostics"]
-    err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}, action gain {d['action_gain']:.1f}")
-    err.print(f"report: {target / 'report.html'}", soft_wrap=True)
-    if trained.suspect:
-        err.print(f"[bold]SUSPECT[/bold]: {'; '.join(trained.suspect)}. Do not close a loop with this model.")
+    if train_into(spec, parquet or historian_path(data_dir, spec), target, settings, stream=parquet is not None):
         raise typer.Exit(1)
-
-
-def say_data(report: DataReport) -> None:
-    """What a check found in training data: one line, then one for each finding; the error itself is said where it ends."""
-    err.print(f"data: {report.summary}", highlight=False, soft_wrap=True)
-    for finding in report.findings:
-        if finding.severity is not finding.severity.ERROR:
-            err.print(escape(f"  {finding}"), highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: `homeostat control reactor --mode advisory`")
@@ -339,7 +278,7 @@ def control(
     from homeostat import live
     from homeostat.checkpoints import load_checkpoint, watch_of
 
-    spec = load_spec(plant)
+    spec = _load(plant)
     settings = load_config(config) if config else ControllerConfig()
     if show_config:
         typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
@@ -413,20 +352,23 @@ def demo(
 ) -> None:
     """Simulated plant, historian, trained model, closed loop in AUTO and operator page, in one command."""
     from homeostat.demo import Demo
+    from homeostat.jobs import excite_into, train_into
     from homeostat.train_config import TrainFile
 
     if plant not in builtin_plants():
         raise typer.BadParameter(
             f"'{plant}' is not a built-in plant ({', '.join(builtin_plants())})", param_hint="PLANT"
         )
-    spec = load_spec(plant)
+    spec = _load(plant)
     show = Demo(spec, data_dir, speed, seed, plant_port, controller_port, port)
     with show.lock():
         if train_first:
             path = data_dir / spec.name / "training.db"
             path.unlink(missing_ok=True)
             excite_into(spec, path, 1200, None, 0)
-            train_into(spec, path, data_dir / spec.name / "model", TrainFile.read(None, steps=None, seed=None))
+            settings = TrainFile.read(None, steps=None, seed=None)
+            if train_into(spec, path, data_dir / spec.name / "model", settings):
+                raise typer.Exit(1)
         raise typer.Exit(show.run(minutes))
 
 

@@ -61,11 +61,12 @@ def train_plant(
     checked: Callable[[DataReport], None] = lambda report: None,
     stream: bool = False,
 ) -> Trained | None:
-    """Train, calibrate, diagnose and save to `out`; None in all but the first process of a `torchrun`. Splits are by run; nothing reported was trained or calibrated on.
+    """Train, calibrate, diagnose and save to `out`; None in all but the first process of a `torchrun`. Splits are by run;
+    nothing reported was trained or calibrated on.
 
     `checked` is told what was found in the data before training begins. With `stream` the data live in a work folder of
-    `out` until all is done and need not fit into memory; what comes out is the same. Raises `ModelError` when the history cannot teach
-    anything, or breaks the recording policy.
+    `out` until all is done and need not fit into memory; what comes out is the same. Raises `ModelError` when the history
+    cannot teach anything, or breaks the recording policy.
     """
     model, training = model or ModelConfig(), training or TrainingConfig()
     with ExitStack() as stack:
@@ -126,8 +127,8 @@ def executed_calibration(
     spec: PlantSpec, world: WorldModel, calibration: Calibration, held_out: list[Run], seed: int, stage: Stage
 ) -> tuple[Calibration, list[list[Run]]]:
     """Calibrate on the planner's own closed loops, twice: margins change what is executed, so those that stay are measured
-    on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any. Also returns the
-    runs of both rounds."""
+    on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any. Also
+    returns the runs of both rounds."""
     rounds: list[list[Run]] = []
     count, horizon = len(spec.guardrails), world.config.horizon
     for number, batch in enumerate(_EXECUTED_RUNS, start=1):
@@ -203,6 +204,8 @@ def _card(spec: PlantSpec, facts: dict[str, Any], margins: torch.Tensor) -> str:
     policy = f" It never passes\n{limits}. {beyond}" if limits else ""
     suspect = "; ".join(facts["suspect"]) if facts["suspect"] else "no"
     return f"""# World model of {spec.name}
+
+{spec.description}
 
 Made by `{facts["command"]}` on {facts["date"]} (revision {facts["revision"]}, torch {facts["torch"]}) in
 {facts["seconds"]:g} s of training. Data {facts["data"]}: {hours}. Runs: {facts["runs"]["training"]} for training,

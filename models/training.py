@@ -73,7 +73,9 @@ def train(
     `joint`: encoder, predictor and heads together. `decoupled`: the encoder by masked latent prediction in the first half of
     the steps; then, frozen, the predictor and the heads. Deterministic from `training.seed` on one machine. With `state`, a
     file, a run that was killed goes on from there to the result it would have had. Under `torchrun` the processes share each
-    batch and end with the same weights. With `folder` the windows live in files there instead of in memory. Raises `ModelError` when there is too little to learn from.
+    batch and end with the same weights. With `folder` the windows live in files there instead of in memory. `passive` runs,
+    whose moves nobody knows, teach what can be learned without them. Raises `ModelError` when there is too little to learn
+    from.
     """
     hours = sum(len(r) for r in runs) * spec.sample_time_s / 3600
     if sum(len(r) for r in runs) < _LEAST * config.horizon:
