@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -32,3 +33,14 @@ class PlannerConfig(BaseModel):
     bias_filter: Annotated[float, Field(ge=0, le=1)] = 0.1
     guard: NonNegative = 0.05
     guardrails: bool = True
+
+
+class FilterConfig(BaseModel):
+    """What "nearest" means to a guardrail filter: sum over the horizon and the MVs of weight * (move less the one asked for,
+    as a share of the MV's limits)^2. `weights` by MV, 1 where it names none; moves after the first count `later` times as
+    much: only the first one is made, the others show that a safe way goes on from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    weights: dict[str, Positive] = {}
+    later: Annotated[float, Field(gt=0, le=1)] = 0.01

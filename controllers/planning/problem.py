@@ -20,7 +20,8 @@ class Problem:
     moves; `targets` (batch x horizon x n_target); `bias` (batch x horizon x n_measured) added to what the model reads
     out; `required` (batch x horizon x n_constraint) the least admissible margin; engineering units. `conditions` (batch x
     2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none. `goal` (batch x horizon x
-    latent) the latents to be near to; None where nobody asks for them.
+    latent) the latents to be near to, `asked` (batch x horizon x n_mv) the moves to be near to; None where nobody asks for
+    them.
     """
 
     z: Tensor
@@ -35,6 +36,7 @@ class Problem:
     required: Tensor
     conditions: Tensor | None = None
     goal: Tensor | None = None
+    asked: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -67,17 +67,24 @@ class ScpPlanner:
         return torch.stack(out, dim=1)
 
     def plan(self, problem: Problem, warm: Tensor, deadline: float | None = None) -> Plan:
+        """`search`, but no plan that breaks a guardrail of the first rank is worth more than the fallback itself."""
+        best = self.search(problem, warm, deadline)
+        broken = (best.violation[:, 0] * 100).floor() > 0
+        if not bool(broken.any()):
+            return best
+        return choose_plan(broken, best, self.assess(problem, problem.fallback.expand_as(warm)))
+
+    def search(self, problem: Problem, warm: Tensor, deadline: float | None = None) -> Plan:
         """**Arguments:** `warm` (batch x horizon x n_mv, scaled) the moves to start from; `deadline` on
         `time.perf_counter()`, after which the best plan so far is returned.
 
-        **Returns:** the best plan visited. It always lies inside the limits and the rate of `problem`.
+        **Returns:** the best plan visited, the fallback among them. It always lies inside the limits and the rate of `problem`.
         """
         moves = self.inside(problem, warm)
         rollout, inputs = self.roll(problem, moves)
         best, key = rollout, self._key(problem, rollout)
         safe = self.inside(problem, problem.fallback.expand_as(moves))
-        fallback = self.roll(problem, safe)[0]
-        best, key = self._better(problem, best, key, fallback)
+        best, key = self._better(problem, best, key, self.roll(problem, safe)[0])
         late, energies = False, [self._energy(problem, rollout)]
         for _ in range(self.config.iterations):
             if deadline is not None and time.perf_counter() >= deadline:
@@ -97,12 +104,12 @@ class ScpPlanner:
         settled = torch.zeros_like(energies[0], dtype=torch.bool)
         if len(energies) > 2:
             settled = (energies[-1] - energies[-2]).abs() <= 0.01 * (0.1 + energies[-2].abs())
-        # No plan that breaks a guardrail of the first rank is worth more than the fallback itself.
-        broken = (self._violation(problem, best)[:, 0] * 100).floor() > 0
-        best = _choose(broken, best, fallback)
-        terms = self.energy.terms(best, problem)
-        total = torch.stack(list(terms.values())).sum(0)
-        return Plan(best, self._violation(problem, best), total, terms, settled, late)
+        return self._worth(problem, best, settled, late)
+
+    def assess(self, problem: Problem, moves: Tensor) -> Plan:
+        """`moves` (batch x horizon x n_mv, scaled), cut to the limits and the rate, as a plan: what it is worth."""
+        rollout = self.roll(problem, self.inside(problem, moves))[0]
+        return self._worth(problem, rollout, torch.zeros(len(moves), dtype=torch.bool), False)
 
     def inside(self, problem: Problem, moves: Tensor) -> Tensor:
         """`moves` cut to the limits and, step by step from the move in force, to the rate."""
@@ -157,6 +164,11 @@ class ScpPlanner:
             return torch.zeros(rollout.moves.shape[0], 1, dtype=rollout.moves.dtype)
         return self.constraints.violation(rollout.margins, problem.required)
 
+    def _worth(self, problem: Problem, rollout: Rollout, converged: Tensor, late: bool) -> Plan:
+        terms = self.energy.terms(rollout, problem)
+        total = torch.stack(list(terms.values())).sum(0)
+        return Plan(rollout, self._violation(problem, rollout), total, terms, converged, late)
+
     def _energy(self, problem: Problem, rollout: Rollout) -> Tensor:
         return torch.stack(list(self.energy.terms(rollout, problem).values())).sum(0)
 
@@ -166,6 +178,22 @@ class ScpPlanner:
     def _better(self, problem: Problem, best: Rollout, key: Tensor, other: Rollout) -> tuple[Rollout, Tensor]:
         new = self._key(problem, other)
         return _choose(new < key, best, other), torch.minimum(new, key)
+
+
+def choose_plan(wins: Tensor, best: Plan, other: Plan) -> Plan:
+    """`other` where `wins` (batch,), else `best`."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a)
+
+    return Plan(
+        _choose(wins, best.rollout, other.rollout),
+        pick(best.violation, other.violation),
+        pick(best.energy, other.energy),
+        {name: pick(term, other.terms[name]) for name, term in best.terms.items()},
+        pick(best.converged, other.converged),
+        best.late or other.late,
+    )
 
 
 def _choose(wins: Tensor, best: Rollout, other: Rollout) -> Rollout:

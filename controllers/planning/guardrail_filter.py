@@ -1,0 +1,205 @@
+"""`GuardrailFilter`: any controller behind the guardrails of a world model. The planner with another energy, distance."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from controllers.contracts import Array, Controller, Decision, Observation, Status, Targets
+from controllers.planning.config import FilterConfig, PlannerConfig
+from controllers.planning.latent import LatentController
+from controllers.planning.problem import Convex, Energy, Plan, Problem, Rollout, rank_key
+from controllers.planning.scp import choose_plan
+from models.calibration import Calibration
+from models.world_model import WorldModel
+from plant.errors import ControlError
+
+log = logging.getLogger(__name__)
+
+_SAME = 1e-9  # of an MV's limits: scaling there and back
+
+
+class Distance(Energy):
+    """Weighted squared distance of the moves from those asked for; `weight` (horizon x n_mv)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        none = torch.zeros_like(weight[0])
+        super().__init__([], none, 0.0, none, none + 1, 0.0)
+        self.weight = weight
+
+    def terms(self, rollout: Rollout, problem: Problem) -> dict[str, Tensor]:
+        return {"distance": (self.weight * self._off(rollout, problem) ** 2).sum((1, 2))}
+
+    def convex(self, rollout: Rollout, problem: Problem, sensitivity: Tensor, read_out: Tensor) -> Convex:
+        batch, n = sensitivity.shape[0], sensitivity.shape[-1]
+        p = torch.diag(2 * self.weight.flatten()).expand(batch, n, n)
+        q = (2 * self.weight * self._off(rollout, problem)).flatten(1)
+        return Convex(q.new_zeros(batch, 0, n), q.new_zeros(batch, 0), p, q)
+
+    def _off(self, rollout: Rollout, problem: Problem) -> Tensor:
+        assert problem.asked is not None
+        return rollout.moves - problem.asked
+
+
+class GuardrailFilter(LatentController):
+    """Lets `inner` run `batch` plants, and changes its moves only where they are not safe, to the nearest that are.
+
+    A move is safe when it lies inside the limits and the rate, and some way on from it keeps every guardrail at its
+    calibrated margin over the horizon, and the plant recoverable, as `model` sees it: what `inner` plans (a controller
+    without a plan holds its move), the safe values from the next sample on, or the rest of the last plan. It is then passed
+    on bit for bit, with `inner`'s status. Else the planner looks for the nearest moves (`FilterConfig`) that keep everything.
+    Of `config`, `horizon`, `iterations`, `bias_filter`, `guard` and `guardrails` count; targets and efforts are `inner`'s affair.
+
+    Status: `FEASIBLE` where the move is changed (`DEADLINE`: the best found in time; `inner`'s own where that says more than
+    `FEASIBLE`), `RECOVERY` with its violation where nothing keeps every guardrail, `INFEASIBLE` and the safe move where the
+    plant cannot be seen, `inner` fails, answers nothing finite or is `INFEASIBLE` itself. Energies are `inner`'s and `moved`:
+    how far the move is from the one asked for, root of the weighted sum of squares of shares of the MVs' limits; 0 where
+    it is unchanged, NaN where none was asked for.
+
+    Raises `ControlError` when the horizon is longer than the model was validated to, or a weight is for no MV.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        calibration: Calibration | None,
+        inner: Controller,
+        config: PlannerConfig | None = None,
+        nearest: FilterConfig | None = None,
+        batch: int = 1,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.inner, nearest = inner, nearest or FilterConfig()
+        super().__init__(model, config, calibration, batch, deadline_s)
+        self.horizon = max(self.config.horizon, inner.horizon)
+        mvs = [t.name for t in self.spec.mvs]
+        if unknown := sorted(set(nearest.weights) - set(mvs)):
+            raise ControlError(
+                f"a weight for {', '.join(unknown)}",
+                f"guardrail filter of {self.spec.name}",
+                f"The MVs are {', '.join(mvs)}.",
+            )
+        self._weight = torch.tensor([nearest.weights.get(mv, 1.0) for mv in mvs], dtype=torch.float64)
+        weight = self._weight.repeat(self.config.horizon, 1)
+        weight[1:] *= nearest.later
+        self.planner = self._planner(Distance(weight))
+
+    def reset(self) -> None:
+        super().reset()
+        self.inner.reset()
+        self._plan: Tensor | None = None
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        began = time.perf_counter()
+        deadline = None if self.deadline_s is None else began + self.deadline_s
+        answer = self._ask(observation, targets)
+        with torch.inference_mode():
+            z, applied, seen = self._observe(observation)
+            problem = self._problem(z, applied, targets, observation.forecast)
+            asked, known = self._asked(answer, problem)
+            problem = dataclasses.replace(problem, asked=asked)
+            plan = self._nearest(problem, deadline)
+            self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
+            decision = self._decision(plan, problem, seen & known, began)
+        return self._passed_on(decision, answer, asked[:, 0].numpy(), known.numpy(), began)
+
+    def _ask(self, observation: Observation, targets: Targets) -> Decision | None:
+        """What `inner` wants; None where it fails: an unusable answer must not take the guardrails with it."""
+        try:
+            answer = self.inner.decide(observation, targets)
+            wanted = (self.batch, len(self.spec.mvs))
+            shapes = np.shape(answer.moves), np.shape(answer.plan)[::2], (len(answer.status), wanted[1])
+            if set(shapes) != {wanted}:
+                raise ControlError(f"an answer of shapes {shapes}", f"controller of {self.spec.name}", f"Not {wanted}.")
+        except Exception:
+            log.exception("the filtered controller failed")
+            return None
+        return answer
+
+    def _asked(self, answer: Decision | None, problem: Problem) -> tuple[Tensor, Tensor]:
+        """The moves asked for (batch x horizon x n_mv, scaled), the last one held, and for which plants (batch,) there are
+        any; the moves in force stand where there are none."""
+        h, hold = self.config.horizon, problem.previous[:, None]
+        if answer is None:
+            return hold.expand(-1, h, -1), torch.zeros(self.batch, dtype=torch.bool)
+        first = np.asarray(answer.moves, dtype=np.float64)[:, None]
+        steps = np.concatenate([first, np.asarray(answer.plan, dtype=np.float64)[:, 1:h]], axis=1)
+        steps = np.where(np.isfinite(steps), steps, first)
+        moves = (torch.from_numpy(steps) - self._low) / self._span
+        moves = torch.cat([moves, moves[:, -1:].expand(-1, h - moves.shape[1], -1)], dim=1)
+        known = torch.isfinite(moves[:, 0]).all(-1) & torch.tensor([s is not Status.INFEASIBLE for s in answer.status])
+        return torch.where(known[:, None, None], moves, hold), known
+
+    def _nearest(self, problem: Problem, deadline: float | None) -> Plan:
+        """The moves asked for with a safe way on from the first where one is found, else the nearest safe ones."""
+        asked = problem.asked
+        assert asked is not None
+        ways = [asked, problem.fallback.expand_as(asked), *([] if self._plan is None else [self._plan])]
+        best = self._first_then(problem, ways[0])
+        for way in ways[1:]:
+            if bool(_keeps(best).all()):
+                return best
+            other = self._first_then(problem, way)
+            best = choose_plan(_key(other) < _key(best), best, other)
+        kept = _keeps(best)
+        if bool(kept.all()):
+            return best
+        start = best
+        if self._plan is not None:  # what was safe a sample ago most likely still is, and nearest
+            last = self.planner.assess(problem, self._plan)
+            start = choose_plan(_key(last) < _key(best), best, last)
+        found = self.planner.search(problem, start.rollout.moves, deadline)
+        # The way on that was found may serve the very move asked for.
+        again = self._first_then(problem, found.rollout.moves)
+        return choose_plan(kept, choose_plan(_keeps(again) | (_key(again) < _key(found)), found, again), best)
+
+    def _first_then(self, problem: Problem, way: Tensor) -> Plan:
+        """The first move asked for, then `way`."""
+        assert problem.asked is not None
+        return self.planner.assess(problem, torch.cat([problem.asked[:, :1], way[:, 1:]], dim=1))
+
+    def _passed_on(
+        self, decision: Decision, answer: Decision | None, asked: Array, known: NDArray[np.bool_], began: float
+    ) -> Decision:
+        """`decision` with the very move of `inner` where it is as `asked` (batch x n_mv, scaled), and `inner`'s word."""
+        off = (decision.moves - self._low.numpy()) / self._span.numpy() - asked
+        same = known & (np.abs(off) <= _SAME).all(-1)
+        moved = np.where(same, 0.0, np.sqrt((self._weight.numpy() * off**2).sum(-1)))
+        energy = {"moved": np.where(known, moved, np.nan)}
+        if answer is None:
+            return dataclasses.replace(decision, energy=energy, solve_time_s=time.perf_counter() - began)
+        moves = np.where(same[:, None], answer.moves, decision.moves)
+        grave = (Status.INFEASIBLE, Status.RECOVERY)
+        return dataclasses.replace(
+            decision,
+            moves=moves,
+            plan=np.concatenate([moves[:, None], decision.plan[:, 1:]], axis=1),
+            violation=np.maximum(decision.violation, np.nan_to_num(answer.violation)),
+            status=tuple(
+                mine if mine in grave
+                else its if unchanged or its not in (Status.OPTIMAL, Status.FEASIBLE)
+                else Status.DEADLINE if mine is Status.DEADLINE else Status.FEASIBLE
+                for mine, its, unchanged in zip(decision.status, answer.status, same.tolist(), strict=True)
+            ),
+            energy={**answer.energy, **energy},
+            solve_time_s=time.perf_counter() - began,
+        )  # fmt: skip
+
+
+def _counted(plan: Plan) -> Tensor:
+    """Violation by rank (batch x rank) in the hundredths of a unit that count."""
+    return (plan.violation.nan_to_num(torch.inf) * 100).floor()
+
+
+def _keeps(plan: Plan) -> Tensor:
+    return (_counted(plan) == 0).all(-1)
+
+
+def _key(plan: Plan) -> Tensor:
+    return rank_key(plan.violation, plan.energy)
