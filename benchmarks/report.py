@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from scipy.stats import t as student
 
 
 @dataclass
@@ -73,6 +76,15 @@ def machine() -> dict[str, str]:
         "machine": f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.machine()}",
         "versions": f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages),
     }
+
+
+def interval(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and half of its 95 % interval over seeds (Student's t); NaN are left out, '–' when nothing is left."""
+    v = np.array([x for x in values if np.isfinite(x)])
+    if len(v) < 2 or np.ptp(v) == 0:
+        return f"{v.mean():.{digits}f}" if len(v) else "–"
+    half = student.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
+    return f"{v.mean():.{digits}f} ± {half:.{digits}f}"
 
 
 def _markdown(title: str, columns: list[str], rows: list[list[Any]]) -> str:

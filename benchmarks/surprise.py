@@ -32,9 +32,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
-from scipy.stats import t as student
 
-from benchmarks.report import Report
+from benchmarks.report import Report, interval
 from benchmarks.surprise_faults import FAULTS, Fault, Recorded, broken_runs
 from benchmarks.trained import trained
 from benchmarks.world_model_data import PlantData, missing, runs_of
@@ -230,16 +229,6 @@ def found(plant: Plant, fault: Fault, detect: Detector, normal: Array) -> Found:
         auroc(visible, normal), auroc(every, normal), len(delays) / count if count else np.nan,
         float(np.median(delays)) if delays else np.nan, float(np.mean(blamed)) if blamed else np.nan,
     )  # fmt: skip
-
-
-def interval(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and half the 95 % interval over seeds."""
-    v = np.array([x for x in values if np.isfinite(x)])
-    if not len(v):
-        return "–"
-    if len(v) == 1:
-        return f"{v[0]:.{digits}f}"
-    return f"{v.mean():.{digits}f} ± {student.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5:.{digits}f}"
 
 
 def measure(report: Report, name: str, seeds: int, amounts: Amounts, sizes: Sizes, cache: Path) -> None:

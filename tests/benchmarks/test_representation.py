@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.representation import (
-    ONSET,
-    Eastman,
-    Engines,
-    averaged,
-    cross_validate,
-    detect,
-    handcrafted,
-    predict,
-    sampled,
-)
+from benchmarks.eastman import ONSET, Eastman, detect, sampled
+from benchmarks.engines import Engines, averaged, cross_validate, handcrafted, predict
 
 
 def _eastman(size: float) -> Eastman:
