@@ -1,4 +1,4 @@
-"""Conformal calibration: how far a guardrail head may be wrong, step by step, and what counts as a surprise."""
+"""Conformal calibration: how far a guardrail head may be wrong, step by step."""
 
 from __future__ import annotations
 
@@ -26,26 +26,16 @@ def unchanged(model: WorldModel, dvs: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Calibration:
     """`margins` (horizon x n_constraint), engineering units: what is kept in hand at each step of a plan. `level` is the
-    nominal coverage, `runs` how many runs it came from. `inverse_covariance` (n_measured x n_measured) and `threshold`
-    turn a one-step prediction error into a surprise of 1 at the threshold."""
+    nominal coverage, `runs` how many runs it came from."""
 
     margins: Tensor
     level: float
     runs: int
-    inverse_covariance: Tensor
-    threshold: float
 
     @staticmethod
     def none(horizon: int, constraints: int) -> Calibration:
-        """No margins at all, and no surprise: for a model that has not been calibrated."""
-        return Calibration(torch.zeros(horizon, constraints), 0.0, 0, torch.zeros(0, 0), float("inf"))
-
-    def surprise(self, error: Tensor) -> Tensor:
-        """One-step errors (batch x n_measured), engineering units -> (batch,), 1 at the threshold."""
-        if self.inverse_covariance.numel() == 0:
-            return torch.zeros(error.shape[0], dtype=error.dtype)
-        distance = torch.einsum("bi,ij,bj->b", error, self.inverse_covariance.to(error.dtype), error)
-        return distance.clamp(min=0).sqrt() / self.threshold
+        """No margins at all: for a model that has not been calibrated."""
+        return Calibration(torch.zeros(horizon, constraints), 0.0, 0)
 
 
 def conformal_quantile(scores: Tensor, level: float) -> Tensor:
@@ -105,14 +95,12 @@ class Errors:
     """What a model got wrong on runs it was not trained on, with the moves and disturbances that really happened.
 
     `predicted`, `true` (samples x horizon x n_constraint): signed margins, squashed as the heads are; NaN where nobody
-    labelled the truth. `one_step` (samples x n_measured): measured less predicted one sample ahead, engineering units.
-    `run` (samples,): which run each came from; `history` (samples,): how many samples of it came before;
+    labelled the truth. `run` (samples,): which run each came from; `history` (samples,): how many samples of it came before;
     `lost` (samples,): whether not even the fallback could have saved the plant any more, as labelled.
     """
 
     predicted: Tensor
     true: Tensor
-    one_step: Tensor
     run: Tensor
     history: Tensor
     lost: Tensor
@@ -149,13 +137,11 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
         c = data.conditions(starts)
         c = None if c is None else c.to(dtype)
         z = model.encode_normalised(values.to(dtype), mask.to(dtype), c)
-        predicted, true, one_step = [], [], torch.empty(0)
+        predicted, true = [], []
         for k in range(1, horizon + 1):
             now, before = rows[index[:, k]], rows[index[:, k - 1]]
             z = model.advance_normalised(z, now[:, nm + nd :], before[:, nm : nm + nd], c)
             y = model.denormalise(now[:, :nm], "measured")
-            if k == 1:
-                one_step = y - model.read_out(z)
             predicted.append(torch.cat([model.limit_margins(z), model.fallback_margins(z)[:, fallback]], -1))
             watched = [hidden[index[:, k], i] if c is None else y[:, c] for i, c in enumerate(column)]
             value = torch.cat([torch.stack(watched, -1) if watched else y[:, :0], labels[index[:, k]][:, fallback]], -1)
@@ -167,7 +153,6 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     return Errors(
         torch.where(reached, torch.stack(predicted, 1), torch.nan),
         torch.where(reached, torch.stack(true, 1), torch.nan),
-        torch.where(alive[:, :1], one_step, torch.nan),
         data.first[starts],
         starts - data.first[starts],
         (sign[fallback] * (limit[fallback] - labels[starts][:, fallback]) < 0).any(-1),
@@ -175,7 +160,7 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
 
 
 def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float = 0.99) -> Calibration:
-    """Margins for every step of a plan, and the surprise threshold that one normal sample in two thousand passes.
+    """Margins for every step of a plan.
 
     A limit head's margin holds jointly over the horizon on `level` of the stretches that come near the guardrail, of
     plans that were executed (runs of kind "control") where there are any, else of all but the simulated incidents.
@@ -201,12 +186,7 @@ def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float
             for j in range(count, margins.shape[1]):
                 kept = _missed_danger(errors.predicted[warm][..., j], errors.true[warm][..., j], level)
                 margins[:, j] = torch.maximum(margins[:, j], kept)
-    residual = usual.one_step[torch.isfinite(usual.one_step).all(-1)]
-    covariance = residual.T @ residual / max(len(residual), 1)
-    inverse = torch.linalg.pinv(covariance)
-    distance = torch.einsum("bi,ij,bj->b", residual, inverse, residual).clamp(min=0).sqrt()
-    threshold = float(conformal_quantile(distance, 0.9995))
-    return Calibration(margins, level, int(usual.run.unique().numel()), inverse, threshold)
+    return Calibration(margins, level, int(usual.run.unique().numel()))
 
 
 def calibrate_steps(model: WorldModel, errors: Errors, level: float) -> Tensor:

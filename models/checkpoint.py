@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,6 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     tensors["calibration.margins"] = calibration.margins.float().contiguous()
-    tensors["calibration.inverse_covariance"] = calibration.inverse_covariance.float().contiguous()
     arrays, numbers = surprise.state() if surprise is not None else ({}, None)
     tensors |= {f"{_SURPRISE}{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
     save_file(tensors, folder / "model.safetensors")
@@ -66,7 +64,7 @@ def save(
     config = {
         "signature": signature(model.spec),
         "model": model.config.model_dump(),
-        "calibration": {"level": calibration.level, "runs": calibration.runs, "threshold": calibration.threshold},
+        "calibration": {"level": calibration.level, "runs": calibration.runs},
         "facts": facts,
         "surprise": numbers,
     }
@@ -100,8 +98,7 @@ def load(folder: Path, spec: PlantSpec) -> Checkpoint:
         model.load_state_dict(tensors)
     except RuntimeError as e:
         raise ModelError(f"the weights do not fit: {str(e).splitlines()[0]}", str(folder), "Train it again.") from e
-    kept = (calibration.margins, calibration.inverse_covariance)
-    if not all(bool(torch.isfinite(t).all()) for t in (*tensors.values(), *kept)) or math.isnan(calibration.threshold):
+    if not all(bool(torch.isfinite(t).all()) for t in (*tensors.values(), calibration.margins)):
         raise ModelError("the weights or the margins are not finite", str(folder), "Train it again.")
     constraints = len(spec.guardrails) + sum(g.fallback_tag is not None for g in spec.guardrails)
     if calibration.margins.shape != (shape.horizon, constraints):
@@ -115,9 +112,7 @@ def load(folder: Path, spec: PlantSpec) -> Checkpoint:
 
 def _calibration(numbers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Calibration:
     """The calibration out of a checkpoint; takes its tensors away from the weights."""
-    margins, inverse = tensors.pop("calibration.margins"), tensors.pop("calibration.inverse_covariance")
-    level, runs, threshold = float(numbers["level"]), int(numbers["runs"]), float(numbers["threshold"])
-    return Calibration(margins, level, runs, inverse, threshold)
+    return Calibration(tensors.pop("calibration.margins"), float(numbers["level"]), int(numbers["runs"]))
 
 
 def _surprise(numbers: dict[str, Any] | None, tensors: dict[str, torch.Tensor]) -> PlantSurprise | None:

@@ -13,7 +13,7 @@ import torch
 from controllers.contracts import Observation, Targets
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
-from models.calibration import Calibration, errors_on
+from models.calibration import Calibration
 from models.checkpoint import load, save
 from models.config import ModelConfig, TrainingConfig
 from models.diagnostics import diagnose
@@ -124,7 +124,7 @@ def test_both_orders_train_with_it_and_a_checkpoint_keeps_it(
 ):
     settings = TRAINING.model_copy(update={"steps": 4, "order": order, "anti_collapse": "ema"})
     model = train(spec, make_runs(20, seed=1), held_out, MODEL, settings)
-    save(tmp_path, model, Calibration(torch.zeros(6, 0), 0.99, 1, torch.eye(1), 1.0), {}, "card")
+    save(tmp_path, model, Calibration(torch.zeros(6, 0), 0.99, 1), {}, "card")
     again = load(tmp_path, spec).model
     assert again.constant_scale() is not None
     window = torch.randn(3, MODEL.window, 2)
@@ -134,11 +134,9 @@ def test_both_orders_train_with_it_and_a_checkpoint_keeps_it(
         load(tmp_path, without)
 
 
-def test_diagnosis_and_calibration_tell_the_model(trained: WorldModel, held_out: list[Run]):
+def test_diagnosis_tells_the_model(trained: WorldModel, held_out: list[Run]):
     hidden = [dataclasses.replace(r, constants=None) for r in held_out]
     assert diagnose(trained, held_out, (1, 5))["nrmse_T_5"] < 0.5 * diagnose(trained, hidden, (1, 5))["nrmse_T_5"]
-    told, untold = (errors_on(trained, runs, 6).one_step.square().nanmean() for runs in (held_out, hidden))
-    assert told < 0.5 * untold
 
 
 def test_the_planner_moves_the_way_the_constant_says(trained: WorldModel):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from controllers.planning.problem import Constraints
 from homeostat.lockstep import excitation_run
+from models.calibration import Calibration
+from models.checkpoint import load, save
 from models.plant_surprise import PlantSurprise, Verdict, Watch, follow
 from models.windows import Run
 from models.world_model import WorldModel
@@ -111,3 +116,21 @@ def test_too_few_samples_promise_less(trained: Any, normal: list[Run]) -> None:
         PlantSurprise.fit(trained.model, [])
     with pytest.raises(ModelError, match="no normal run"):
         fitted.calibrated(trained.model, [])
+
+
+def test_it_comes_back_from_a_checkpoint_and_a_damaged_one_is_refused(
+    surprise: PlantSurprise, trained: Any, spec: PlantSpec, normal: list[Run], tmp_path: Path
+) -> None:
+    model = trained.model
+    calibration = Calibration.none(model.config.horizon, len(Constraints(model)))
+    save(tmp_path, model, calibration, {}, "card", surprise)
+    back = load(tmp_path, spec)
+    assert back.surprise is not None
+    (one,), (other,) = (judged(s, model, normal[61:62]) for s in (surprise, back.surprise))
+    for name in ("residual", "density", "blame"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name))
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["surprise.tails"][0] = float("nan")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="surprise"):
+        load(tmp_path, spec)

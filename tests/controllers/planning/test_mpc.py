@@ -182,7 +182,7 @@ def test_a_deadline_is_reported_and_the_plan_is_inside_its_limits(bare: PlantSpe
 def test_a_lost_plant_is_a_recovery_by_the_fallback(bare: PlantSpec, trained: WorldModel) -> None:
     """No plan keeps what is to be kept in hand: full cooling, and it says so and by how much."""
     margins = torch.full((12, 2), 500.0)
-    controller = JepaMpc(trained, CONFIG, Calibration(margins, 0.9, 1, torch.zeros(0, 0), float("inf")))
+    controller = JepaMpc(trained, CONFIG, Calibration(margins, 0.9, 1))
     decision = controller.decide(observed(t=340.0), asked(bare))
     assert decision.status == (Status.RECOVERY,)
     assert decision.violation[0] == pytest.approx(-decision.margins.min())
@@ -216,7 +216,7 @@ def test_calibrated_margins_are_kept_in_hand(bare: PlantSpec, trained: WorldMode
     """The same wish for heat: with 8 K more in hand the plan stays that much cooler."""
     hottest = []
     for margin in (0.0, 8.0):
-        calibration = Calibration(torch.full((12, 2), margin), 0.9, 1, torch.zeros(0, 0), float("inf"))
+        calibration = Calibration(torch.full((12, 2), margin), 0.9, 1)
         controller = JepaMpc(trained, CONFIG, calibration)
         for _ in range(4):
             decision = controller.decide(observed(ca=0.85, t=328.0), asked(bare, 0.7))
