@@ -20,6 +20,7 @@ _PUBLIC = {
     "Controller": "controllers.contracts",
     "Decision": "controllers.contracts",
     "JepaMpc": "controllers.planning.mpc",
+    "GuardrailFilter": "controllers.planning.guardrail_filter",
 }
 
 __version__ = "0.1.0"

@@ -273,10 +273,10 @@ def control(
     import yaml
 
     from controllers.contracts import Mode
-    from controllers.planning.mpc import JepaMpc
     from controllers.runtime.config import ControllerConfig, load_config
     from homeostat import live
     from homeostat.checkpoints import load_checkpoint, watch_of
+    from homeostat.chosen import controller_of
 
     spec = _load(plant)
     settings = load_config(config) if config else ControllerConfig()
@@ -289,7 +289,7 @@ def control(
         )
     torch.set_num_threads(1)  # one small plan at a time: a second thread only adds jitter
     loaded = load_checkpoint(spec, checkpoint, data_dir)
-    controller = JepaMpc(loaded.model, settings.planner, loaded.calibration)
+    controller = controller_of(spec, settings, loaded)
     live.run_until_signal(
         lambda stop: live.control_live(
             spec, stop, config=settings, controller=controller, endpoint=endpoint,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from controllers.baselines.pid import PidController
 from controllers.baselines.standby import Standby
 from controllers.contracts import Mode
-from controllers.planning.mpc import JepaMpc
+from controllers.planning.latent import LatentController
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.loop import ControlLoop
 from controllers.runtime.nodes import ControllerServer
@@ -174,7 +174,7 @@ async def control_live(
     stop: asyncio.Event,
     *,
     config: ControllerConfig,
-    controller: JepaMpc,
+    controller: LatentController,
     endpoint: str | None,
     historian: Path | None,
     mode: Mode,

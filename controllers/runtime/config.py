@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from controllers.baselines.pid import PidLoop
-from controllers.planning.config import PlannerConfig
+from controllers.planning.config import FilterConfig, PlannerConfig
 from plant.controller_nodes import CONTROLLER_ENDPOINT
 from plant.spec import validate_yaml
 
@@ -91,14 +91,31 @@ class LoopConfig(_Strict):
         return min(self.deadline_share * sample_time_s / speed, self.deadline_max_s)
 
 
+class FilteredConfig(FilterConfig):
+    """Another controller in the planner's place, behind its guardrails: `pid` loops, or the `controller` of that name from an
+    installed package (entry point in the group `homeostat.controllers`: called with the `PlantSpec`, it answers a
+    `Controller`). Of `planner`, `horizon`, `iterations`, `bias_filter` and `guard` hold for the filter."""
+
+    pid: tuple[PidLoop, ...] = ()
+    controller: str = ""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.pid) == bool(self.controller):
+            raise ValueError("give either pid loops or the name of a controller")
+        return self
+
+
 class ControllerConfig(_Strict):
-    """A controller: its planner, its supervisor, its clockwork and where it serves its own nodes.
+    """A controller: its planner, its supervisor, its clockwork and where it serves its own nodes. `filter`: another
+    controller decides, and the planner only mends what is not safe.
 
     `preview`: scheduled targets are shown to the planner before they are due. `standby`: PID loops whose moves are sent
     while the planner has no answer at all, fewer than `supervisor.recovery_samples` in a row; without any it sheds at once.
     """
 
     planner: PlannerConfig = PlannerConfig()
+    filter: FilteredConfig | None = None
     preview: bool = True
     standby: tuple[PidLoop, ...] = ()
     quality: QualityConfig = QualityConfig()
