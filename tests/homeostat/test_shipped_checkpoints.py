@@ -16,7 +16,7 @@ from simulators.plant import SimulatedPlant
 from simulators.scenario import load_scenario
 
 
-@pytest.mark.parametrize("plant", ["reactor", "reactor_bare", "vandevusse", "glucose"])
+@pytest.mark.parametrize("plant", ["reactor", "reactor_bare", "vandevusse", "glucose", "turbofan"])
 def test_they_are_calibrated_small_and_not_suspect(plant: str) -> None:
     checkpoint = load_checkpoint(load_spec(plant))
     assert checkpoint.facts["suspect"] == []
