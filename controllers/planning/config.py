@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -19,20 +19,37 @@ class PlannerConfig(BaseModel):
     share of each new prediction error let into the offset correction; `guard` in engineering units is kept on top of
     every calibrated margin. `guardrails: false` is for showing what they prevent. `energy: goal` measures the target error
     in the latent instead, from the latent of a plant at rest at its targets (`controllers.planning.goal`).
+
+    `name`: second-order shooting (`scp`), or one of the samplers, which draw `candidates` plans in the first iteration from
+    `seed`. `blocks`: lengths in samples of the stretches over which moves are held, the last one to the end of the horizon;
+    none: a move every sample. `steady` times sum |target error's change over the last sample| / scale prices a plan whose end
+    is no rest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["scp"] = "scp"
+    name: Literal["scp", "icem", "mppi"] = "scp"
     energy: Literal["decoded", "goal"] = "decoded"
     horizon: Count = 15
+    blocks: tuple[Count, ...] = ()
     iterations: Count = 4
+    candidates: Annotated[int, Field(ge=16)] = 128
+    seed: int = 0
     effort: NonNegative = 0.001
     effort_range: tuple[float, float] | None = None
     suppression: NonNegative = 0.5
+    steady: NonNegative = 0.0
     bias_filter: Annotated[float, Field(ge=0, le=1)] = 0.1
     guard: NonNegative = 0.05
     guardrails: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if sum(self.blocks) > self.horizon:
+            raise ValueError(
+                f"blocks of {sum(self.blocks)} samples in all are longer than the horizon of {self.horizon}"
+            )
+        return self
 
 
 class FilterConfig(BaseModel):

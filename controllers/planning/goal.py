@@ -128,12 +128,11 @@ class GoalEnergy(Energy):
         return self._distance(rollout, problem).square().sum((1, 2))
 
     def convex(self, rollout: Rollout, problem: Problem, sensitivity: Tensor, read_out: Tensor) -> Convex:
-        batch, _, latent, n = sensitivity.shape
+        latent = sensitivity.shape[2]
         slope = ((self.whiten / latent**0.5) @ sensitivity).flatten(1, 2)
         error = self._distance(rollout, problem).flatten(1)
-        none = error.new_zeros(batch, 0)
         p, q = 2 * slope.mT @ slope, 2 * (slope.mT @ error[..., None])[..., 0]
-        return Convex(error.new_zeros(batch, 0, n), none, p, q)
+        return Convex(*self.end(rollout, sensitivity, read_out), p, q)
 
     def _distance(self, rollout: Rollout, problem: Problem) -> Tensor:
         assert problem.goal is not None

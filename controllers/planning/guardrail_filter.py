@@ -14,8 +14,8 @@ from torch import Tensor
 from controllers.contracts import Array, Controller, Decision, Observation, Status, Targets
 from controllers.planning.config import FilterConfig, PlannerConfig
 from controllers.planning.latent import LatentController
+from controllers.planning.planner import choose
 from controllers.planning.problem import Convex, Energy, Plan, Problem, Rollout, rank_key
-from controllers.planning.scp import choose_plan
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
@@ -57,7 +57,8 @@ class GuardrailFilter(LatentController):
     Of `config`, `horizon`, `iterations`, `bias_filter`, `guard` and `guardrails` count; targets and efforts are `inner`'s affair.
 
     Status: `FEASIBLE` where the move is changed (`DEADLINE`: the best found in time; `inner`'s own where that says more than
-    `FEASIBLE`), `RECOVERY` with its violation where nothing keeps every guardrail, `INFEASIBLE` and the safe move where the
+    `FEASIBLE`), `RECOVERY` with its violation where nothing keeps every guardrail (the safe values, or, where these
+    are seen to pass a limit themselves, what breaks the least), `INFEASIBLE` and the safe move where the
     plant cannot be seen, `inner` fails, answers nothing finite or is `INFEASIBLE` itself. Energies are `inner`'s and `moved`:
     how far the move is from the one asked for, root of the weighted sum of squares of shares of the MVs' limits; 0 where
     it is unchanged, NaN where none was asked for.
@@ -75,7 +76,7 @@ class GuardrailFilter(LatentController):
         batch: int = 1,
         deadline_s: float | None = None,
     ) -> None:
-        self.inner, nearest = inner, nearest or FilterConfig()
+        self.inner, self._last_error, nearest = inner, "", nearest or FilterConfig()
         super().__init__(model, config, calibration, batch, deadline_s)
         self.horizon = max(self.config.horizon, inner.horizon)
         mvs = [t.name for t in self.spec.mvs]
@@ -117,8 +118,10 @@ class GuardrailFilter(LatentController):
             shapes = np.shape(answer.moves), np.shape(answer.plan)[::2], (len(answer.status), wanted[1])
             if set(shapes) != {wanted}:
                 raise ControlError(f"an answer of shapes {shapes}", f"controller of {self.spec.name}", f"Not {wanted}.")
-        except Exception:
-            log.exception("the filtered controller failed")
+        except Exception as e:
+            # With its traceback once: a controller that always fails must not fill the disk.
+            log.error("the filtered controller failed: %r", e, exc_info=repr(e) != self._last_error)
+            self._last_error = repr(e)
             return None
         return answer
 
@@ -143,21 +146,33 @@ class GuardrailFilter(LatentController):
         ways = [asked, problem.fallback.expand_as(asked), *([] if self._plan is None else [self._plan])]
         best = self._first_then(problem, ways[0])
         for way in ways[1:]:
-            if bool(_keeps(best).all()):
+            if bool((kept := _keeps(best)).all()):
                 return best
             other = self._first_then(problem, way)
-            best = choose_plan(_key(other) < _key(best), best, other)
+            best = _choose(~kept & (_key(other) < _key(best)), best, other)
         kept = _keeps(best)
         if bool(kept.all()):
             return best
         start = best
         if self._plan is not None:  # what was safe a sample ago most likely still is, and nearest
             last = self.planner.assess(problem, self._plan)
-            start = choose_plan(_key(last) < _key(best), best, last)
-        found = self.planner.search(problem, start.rollout.moves, deadline)
+            start = _choose(_key(last) < _key(best), best, last)
+        found = self.planner.plan(problem, start.rollout.moves, deadline, trust_fallback=False)
         # The way on that was found may serve the very move asked for.
         again = self._first_then(problem, found.rollout.moves)
-        return choose_plan(kept, choose_plan(_keeps(again) | (_key(again) < _key(found)), found, again), best)
+        serves = _keeps(again) | ((_counted(again)[:, 0] == 0) & (_key(again) < _key(found)))
+        return _choose(kept, self._lost(problem, _choose(serves, found, again)), best)
+
+    def _lost(self, problem: Problem, plan: Plan) -> Plan:
+        """Where `plan` breaks a guardrail of rank 1, the fallback: least violation by a little is what the model gets wrong.
+        Not where the fallback itself is seen to pass the limit, its margin not counted: then the plan that breaks least."""
+        broken = _counted(plan)[:, 0] > 0
+        if not bool(broken.any()):
+            return plan
+        fallback = self.planner.assess(problem, problem.fallback.expand_as(plan.rollout.moves))
+        first = self.constraints.rank == self.constraints.ranks[0]
+        inside = (fallback.rollout.margins[..., first] >= 0).all(-1).all(-1)
+        return _choose(broken & inside, plan, fallback)
 
     def _first_then(self, problem: Problem, way: Tensor) -> Plan:
         """The first move asked for, then `way`."""
@@ -203,3 +218,19 @@ def _keeps(plan: Plan) -> Tensor:
 
 def _key(plan: Plan) -> Tensor:
     return rank_key(plan.violation, plan.energy)
+
+
+def _choose(wins: Tensor, best: Plan, other: Plan) -> Plan:
+    """`other` where `wins` (batch,), else `best`."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a)
+
+    return Plan(
+        choose(wins, best.rollout, other.rollout),
+        pick(best.violation, other.violation),
+        pick(best.energy, other.energy),
+        {name: pick(term, other.terms[name]) for name, term in best.terms.items()},
+        pick(best.converged, other.converged),
+        best.late or other.late,
+    )

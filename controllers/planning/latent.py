@@ -12,13 +12,17 @@ from torch import Tensor
 
 from controllers.contracts import Decision, Observation, Status, Targets
 from controllers.planning.config import PlannerConfig
+from controllers.planning.planner import Planner
 from controllers.planning.problem import Constraints, Energy, Plan, Problem
+from controllers.planning.sampling import IcemPlanner, MppiPlanner
 from controllers.planning.scp import ScpPlanner
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
 
 Array = NDArray[np.float64]
+
+_PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "mppi": MppiPlanner}
 
 
 class LatentController:
@@ -61,10 +65,10 @@ class LatentController:
         self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # no sensor, no bias
         self.reset()
 
-    def _planner(self, energy: Energy) -> ScpPlanner:
+    def _planner(self, energy: Energy) -> Planner:
         shift = self.model.normalise(self._low, "mvs")
         scale = self.model.normalise(self._low + self._span, "mvs") - shift
-        return ScpPlanner(self.model, self.config, energy, scale, shift)
+        return _PLANNERS[self.config.name](self.model, self.config, energy, scale, shift)
 
     def reset(self) -> None:
         channels = self.model.n_measured + self.model.n_dv + self.model.n_mv

@@ -56,6 +56,7 @@ class JepaMpc(LatentController):
             (low - self._low) / self._span,
             (high - low) / self._span,
             self.config.suppression,
+            self.config.steady,
         )
         self.planner = self._planner(energy)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +39,18 @@ class Problem:
     conditions: Tensor | None = None
     goal: Tensor | None = None
     asked: Tensor | None = None
+
+    def repeated(self, n: int) -> Problem:
+        """Every plant's problem `n` times in a row."""
+        return self._each(lambda v: v.repeat_interleave(n, 0))
+
+    def part(self, plants: slice) -> Problem:
+        """The problems of some of the plants."""
+        return self._each(lambda v: v[plants])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Problem:
+        own = {k: v for k, v in vars(self).items() if v is not None and k not in ("low", "high", "rate", "fallback")}
+        return dataclasses.replace(self, **{k: change(v) for k, v in own.items()})
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,8 @@ class Convex(NamedTuple):
 
 
 class Energy:
-    """The task energy of `PlannerConfig`: tracking + effort + suppression, each (batch,). Tracking is the decoded one: of
-    the measurements read out, their offset corrected, from the targets."""
+    """The task energy of `PlannerConfig`: tracking + effort + suppression, and unrest where it is priced, each (batch,).
+    Tracking is the decoded one: of the measurements read out, their offset corrected, from the targets."""
 
     def __init__(
         self,
@@ -120,31 +134,50 @@ class Energy:
         effort_low: Tensor,
         effort_span: Tensor,
         suppression: float,
+        steady: float = 0.0,
     ) -> None:
         self.columns, self.scale, self.effort, self.suppression = columns, scale, effort, suppression
+        self.steady = steady
         self.effort_low, self.effort_span = effort_low, effort_span
 
     def terms(self, rollout: Rollout, problem: Problem) -> dict[str, Tensor]:
         effort = ((rollout.moves - self.effort_low) / self.effort_span) ** 2
         before = torch.cat([problem.previous[:, None], rollout.moves[:, :-1]], dim=1)
-        return {
+        terms = {
             "tracking": self.tracking(rollout, problem),
             "effort": self.effort * effort.sum((1, 2)),
             "suppression": self.suppression * ((rollout.moves - before) ** 2).sum((1, 2)),
         }
+        return {**terms, "unrest": self._unrest(rollout).abs().sum(1)} if self.steady else terms
 
     def tracking(self, rollout: Rollout, problem: Problem) -> Tensor:
         """(batch,), summed over the horizon."""
         return self._error(rollout, problem).abs().sum((1, 2))
 
     def convex(self, rollout: Rollout, problem: Problem, sensitivity: Tensor, read_out: Tensor) -> Convex:
-        """`tracking` around `rollout`; `sensitivity` (batch x horizon x latent x n) of the latents to the moves, `read_out`
-        (n_measured x latent) of the measurements to the latents."""
+        """`tracking` and unrest around `rollout`; `sensitivity` (batch x horizon x latent x n) of the latents to the moves,
+        `read_out` (n_measured x latent) of the measurements to the latents."""
         batch, n = sensitivity.shape[0], sensitivity.shape[-1]
         rows = ((read_out[self.columns] / self.scale[:, None]) @ sensitivity).flatten(1, 2)
+        last, offset = self.end(rollout, sensitivity, read_out)
         return Convex(
-            rows, self._error(rollout, problem).flatten(1), rows.new_zeros(batch, n, n), rows.new_zeros(batch, n)
+            torch.cat([rows, last], 1),
+            torch.cat([self._error(rollout, problem).flatten(1), offset], 1),
+            rows.new_zeros(batch, n, n),
+            rows.new_zeros(batch, n),
         )
+
+    def end(self, rollout: Rollout, sensitivity: Tensor, read_out: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and offset of the unrest, as in `Convex`; none where it costs nothing."""
+        if not self.steady:
+            none = sensitivity[:, 0, :0]
+            return none, none[..., 0]
+        slope = (read_out[self.columns] / self.scale[:, None]) @ sensitivity[:, -2:].diff(dim=1).sum(1)
+        return self.steady * slope, self._unrest(rollout)
+
+    def _unrest(self, rollout: Rollout) -> Tensor:
+        """How far the targets' measurements still move at the end, priced (batch x n_target)."""
+        return self.steady * rollout.measured[:, -2:, self.columns].diff(dim=1).sum(1) / self.scale
 
     def _error(self, rollout: Rollout, problem: Problem) -> Tensor:
         return (rollout.measured[..., self.columns] - problem.targets) / self.scale
@@ -153,8 +186,10 @@ class Energy:
 def rank_key(violation: Tensor, energy: Tensor) -> Tensor:
     """One number (batch,) that orders plans as the guardrails demand: rank-1 violation, then rank 2, ..., then energy.
 
-    A hundredth of a unit of violation decides; below that the next criterion does. What is not a number comes last.
+    A hundredth of a unit of violation decides; below that the next criterion does. Beyond 50 units less and less does, but
+    the smaller violation always comes first. What is not a number comes last.
     """
     counted = (violation.nan_to_num(torch.inf) * 100).floor()
+    counted = torch.where(counted > 5000, 10000 - 5000**2 / counted.clamp(min=1), counted)
     scale = 1e4 ** torch.arange(violation.shape[-1], 0, -1, dtype=energy.dtype, device=energy.device)
     return (counted.clamp(max=9999) * scale).sum(-1) + torch.nan_to_num(energy, nan=9e3).clamp(max=9e3)

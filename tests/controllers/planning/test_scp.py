@@ -24,7 +24,9 @@ ANY_FIXTURE = settings(max_examples=12, deadline=None, suppress_health_check=[He
 
 
 def planner_of(model: WorldModel, **config) -> ScpPlanner:
-    return JepaMpc(model, PlannerConfig(**{"horizon": model.config.horizon, **config})).planner
+    planner = JepaMpc(model, PlannerConfig(**{"horizon": model.config.horizon, **config})).planner
+    assert isinstance(planner, ScpPlanner)
+    return planner
 
 
 def problem_of(planner: ScpPlanner, batch: int = BATCH, seed: int = 0, **changes) -> Problem:

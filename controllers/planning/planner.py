@@ -1,0 +1,139 @@
+"""`Planner`: the contract of every planner, and what they share: the roll-out, the limits of the moves, the ranking."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from controllers.planning.config import PlannerConfig
+from controllers.planning.problem import Constraints, Energy, Plan, Problem, Rollout, rank_key
+from models.world_model import WorldModel
+
+
+class Clock:
+    """Whether there is time for another iteration before `deadline` (on `time.perf_counter()`): the longest stretch between
+    two questions so far is taken for the next one. `late` once there was not."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self.late, self._deadline = False, deadline
+        self._asked, self._longest = time.perf_counter(), 0.0
+
+    def another(self) -> bool:
+        now = time.perf_counter()
+        self._longest, self._asked = max(self._longest, now - self._asked), now
+        self.late = self.late or (self._deadline is not None and now + self._longest >= self._deadline)
+        return not self.late
+
+
+class Planner(ABC):
+    """Plans for a batch of plants at once; a pure function of the problem and the warm start, each plant on its own.
+
+    Plans are ranked by violation of the guardrails, rank by rank, and only then by energy. The warm start and the fallback
+    always compete, as they are; what a planner searches itself is constant in `config.blocks`, so blocking never loses
+    a safe way that was there. The model is used in float64; `scale_u`, `shift_u` map scaled moves to its own normalisation.
+    """
+
+    def __init__(
+        self, model: WorldModel, config: PlannerConfig, energy: Energy, scale_u: Tensor, shift_u: Tensor
+    ) -> None:
+        self.model, self.config, self.energy = model, config, energy
+        self.constraints = Constraints(model)
+        self.scale_u, self.shift_u = scale_u, shift_u
+        lengths = list(config.blocks) or [1] * config.horizon
+        lengths[-1] += config.horizon - sum(lengths)
+        self._lengths = torch.tensor(lengths, device=scale_u.device)
+        self._block = torch.arange(len(lengths), device=scale_u.device).repeat_interleave(self._lengths)
+
+    def plan(
+        self, problem: Problem, warm: Tensor, deadline: float | None = None, *, trust_fallback: bool = True
+    ) -> Plan:
+        """**Arguments:** `warm` (batch x horizon x n_mv, scaled) the moves to start from; `deadline` on
+        `time.perf_counter()`, after which the best plan so far is returned: with no time at all the warm start, or the
+        fallback where that is better; `trust_fallback` no plan that breaks a guardrail of the first rank is worth more than
+        the fallback itself, else the one that breaks the least is the answer.
+
+        **Returns:** the best plan visited. It always lies inside the limits and the rate of `problem`.
+        """
+        clock = Clock(deadline)
+        start, inputs = self.roll(problem, self.inside(problem, warm))
+        fallback = self.roll(problem, self.inside(problem, problem.fallback.expand_as(warm)))[0]
+        best, key = self._better(problem, start, self._key(problem, start), fallback)
+        best, converged = self._search(problem, start, inputs, best, key, clock)
+        broken = (self._violation(problem, best)[:, 0] * 100).floor() > 0
+        return self._worth(problem, choose(broken & trust_fallback, best, fallback), converged, clock.late)
+
+    @abstractmethod
+    def _search(
+        self, problem: Problem, start: Rollout, inputs: Tensor, best: Rollout, key: Tensor, clock: Clock
+    ) -> tuple[Rollout, Tensor]:
+        """**Arguments:** the warm start and the predictor's inputs on it; `best`, the better of it and of the fallback,
+        and its `key` (batch,).
+
+        **Returns:** the best plan seen while `clock` allowed, never worse than `best`, and whether it has converged
+        (batch,).
+        """
+
+    def assess(self, problem: Problem, moves: Tensor) -> Plan:
+        """`moves` (batch x horizon x n_mv, scaled), cut to the limits and the rate, as a plan: what it is worth."""
+        rollout = self.roll(problem, self.inside(problem, moves))[0]
+        return self._worth(problem, rollout, torch.zeros(len(moves), dtype=torch.bool), False)
+
+    def roll(self, problem: Problem, moves: Tensor) -> tuple[Rollout, Tensor]:
+        """Play `moves` (batch x horizon x n_mv, scaled). Returns the roll-out and the predictor's inputs."""
+        model = self.model
+        u = moves * self.scale_u + self.shift_u
+        z, inputs = [problem.z], []
+        for k in range(self.config.horizon):
+            x = model.inputs(z[-1], u[:, k], problem.dvs[:, k], problem.conditions)
+            inputs.append(x)
+            z.append(z[-1] + model.predictor(x))
+        states = torch.stack(z, dim=1)
+        measured = model.read_out(states[:, 1:]) + problem.bias
+        return Rollout(moves, states, measured, self.constraints.margins(model, states[:, 1:])), torch.stack(inputs, 1)
+
+    def inside(self, problem: Problem, moves: Tensor) -> Tensor:
+        """`moves` cut to the limits and, step by step from the move in force, to the rate."""
+        if bool((problem.rate >= 1.0).all()):
+            return torch.clamp(moves, problem.low, problem.high)
+        last, out = problem.previous, []
+        for k in range(moves.shape[1]):
+            last = torch.clamp(torch.maximum(torch.minimum(moves[:, k], last + problem.rate), last - problem.rate),
+                               problem.low, problem.high)  # fmt: skip
+            out.append(last)
+        return torch.stack(out, dim=1)
+
+    def blocked(self, problem: Problem, moves: Tensor) -> Tensor:
+        """`moves` as their mean in each of `config.blocks`, cut to the limits and, from block to block, to the rate."""
+        if not self.config.blocks:
+            return self.inside(problem, moves)
+        sums = moves.new_zeros(len(moves), len(self._lengths), moves.shape[2]).index_add_(1, self._block, moves)
+        return self.inside(problem, sums / self._lengths[:, None])[:, self._block]
+
+    def _violation(self, problem: Problem, rollout: Rollout) -> Tensor:
+        if not (self.config.guardrails and len(self.constraints)):
+            return torch.zeros(rollout.moves.shape[0], 1, dtype=rollout.moves.dtype)
+        return self.constraints.violation(rollout.margins, problem.required)
+
+    def _worth(self, problem: Problem, rollout: Rollout, converged: Tensor, late: bool) -> Plan:
+        terms = self.energy.terms(rollout, problem)
+        total = torch.stack(list(terms.values())).sum(0)
+        return Plan(rollout, self._violation(problem, rollout), total, terms, converged, late)
+
+    def _energy(self, problem: Problem, rollout: Rollout) -> Tensor:
+        return torch.stack(list(self.energy.terms(rollout, problem).values())).sum(0)
+
+    def _key(self, problem: Problem, rollout: Rollout) -> Tensor:
+        return rank_key(self._violation(problem, rollout), self._energy(problem, rollout))
+
+    def _better(self, problem: Problem, best: Rollout, key: Tensor, other: Rollout) -> tuple[Rollout, Tensor]:
+        new = self._key(problem, other)
+        return choose(new < key, best, other), torch.minimum(new, key)
+
+
+def choose(wins: Tensor, best: Rollout, other: Rollout) -> Rollout:
+    """`other` where `wins` (batch,), else `best`."""
+    pairs = zip(vars(best).values(), vars(other).values(), strict=True)
+    return Rollout(*(torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in pairs))
