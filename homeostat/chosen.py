@@ -17,13 +17,15 @@ from plant.spec import PlantSpec
 GROUP = "homeostat.controllers"
 
 
-def controller_of(spec: PlantSpec, config: ControllerConfig, checkpoint: Checkpoint) -> LatentController:
-    """What `config` runs the plant with. Raises `SpecError` when it names a controller that does not exist or cannot be made,
+def controller_of(
+    spec: PlantSpec, config: ControllerConfig, checkpoint: Checkpoint, batch: int = 1
+) -> LatentController:
+    """What `config` runs the plant, or `batch` plants, with. Raises `SpecError` when it names a controller that does not exist or cannot be made,
     `ControlError` when one does not fit the plant or the model."""
     model, calibration = checkpoint.model, checkpoint.calibration
     if config.filter is None:
-        return JepaMpc(model, config.planner, calibration)
-    return GuardrailFilter(model, calibration, _inner(spec, config.filter), config.planner, config.filter)
+        return JepaMpc(model, config.planner, calibration, batch)
+    return GuardrailFilter(model, calibration, _inner(spec, config.filter), config.planner, config.filter, batch)
 
 
 def _inner(spec: PlantSpec, config: FilteredConfig) -> Controller:

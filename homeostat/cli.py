@@ -298,6 +298,41 @@ def control(
     )  # fmt: skip
 
 
+@app.command(epilog="Example: `homeostat evaluate reactor --runs 50 --config mine.yaml --config other.yaml`")
+def evaluate(
+    plant: PlantName,
+    config: Annotated[
+        list[Path] | None, typer.Option(help="Controller YAML, a row each; default: the planner's.", metavar="FILE")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: trained, else shipped.")] = None,
+    scenario: Annotated[str, typer.Option(help="What the plants live through.")] = "operation",
+    runs: Annotated[int, typer.Option(min=1, help="Plants a seed, all at once.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds: start states, disturbances, noise, targets.")] = 5,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    noise: Annotated[float, typer.Option(min=0.0, help="The sensors' noise is multiplied by this.")] = 1.0,
+    preview: Annotated[bool, typer.Option("--preview", help="Controllers see targets ahead.")] = False,
+    nmpc: Annotated[bool, typer.Option("--nmpc", help="A row of NMPC with the simulator's own equations.")] = False,
+    target: Annotated[Path | None, typer.Option("--out", help="Folder of the report.", metavar="DIR")] = None,
+    data_dir: DataDir = _DATA,
+) -> None:
+    """Controllers beside each other on the simulator: the same plants, disturbances, noise and targets for each."""
+    import torch
+
+    from homeostat import evaluate as evaluation
+    from homeostat.checkpoints import load_checkpoint
+
+    spec = _load(plant)
+    torch.set_num_threads(1)
+    folder = target or data_dir / spec.name / "evaluation"
+    with err.status("evaluating") as status:
+        text = evaluation.run(
+            spec, load_checkpoint(spec, checkpoint, data_dir), folder, configs=config or [], scenario=scenario, runs=runs,
+            seeds=seeds, first_seed=seed, noise=noise, preview=preview, nmpc=nmpc, progress=status.update,
+        )  # fmt: skip
+    typer.echo(text, nl=False)
+    err.print(f"report: {folder / 'evaluation.html'}", soft_wrap=True)
+
+
 @app.command(epilog="Example: `homeostat dashboard reactor --port 8501`")
 def dashboard(
     plant: PlantName,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ class Trajectories:
     the limit, or farthest past it, inside each interval;
     `measured` (batch x n x n_measured), `dvs` (batch x n x n_dv), `applied` (batch x n x n_mv) as the controller saw them;
     `moves` (batch x n x n_mv); `fallback` (batch x n x n_guardrail) true worst value if the fallback took over at that
-    sample (NaN when not labelled); `solve_s` (n,); `status` one tuple a sample; `targets` (batch x n x n_target).
+    sample (NaN when not labelled); `solve_s` (n,); `status` one tuple a sample; `targets` (batch x n x n_target);
+    `energy` term -> (batch x n) of the plans, none where a controller has no energy.
     """
 
     true: dict[str, Array]
@@ -38,6 +39,7 @@ class Trajectories:
     solve_s: Array
     status: list[tuple[Status, ...]]
     targets: Array
+    energy: dict[str, Array] = field(default_factory=dict)
 
     def runs(self, spec: PlantSpec) -> list[Run]:
         """The same as runs a model can be calibrated on, one a plant, each cut where it passed a rank-1 guardrail: a
@@ -80,7 +82,7 @@ def close_loop(
     true = {name: np.empty((plant.batch, n + 1)) for name in names}
     worst = {g.name: np.empty((plant.batch, n)) for g in spec.guardrails}
     rows: dict[str, list[Array]] = {"measured": [], "dvs": [], "applied": [], "moves": [], "fallback": []}
-    solve, status = np.empty(n), []
+    solve, status, terms = np.empty(n), [], []
     applied = np.array(np.broadcast_to(first_move, plant.moves.shape), float)
     labelled = [i for i, g in enumerate(spec.guardrails) if g.fallback_tag]
     usual = np.array([[t.nominal for t in spec.dvs]])
@@ -99,6 +101,7 @@ def close_loop(
         decision = controller.decide(observation, Targets(targets[:, ahead], move_low, move_high))
         solve[k] = decision.solve_time_s
         status.append(decision.status)
+        terms.append(decision.energy)
         label = np.full((plant.batch, len(spec.guardrails)), np.nan)
         if label_fallback:
             label[:, labelled] = plant.fallback_worst([spec.guardrails[i] for i in labelled])
@@ -116,7 +119,8 @@ def close_loop(
     for name, value in plant.true_outputs().items():
         true[name][:, n] = value
     stacked = {name: np.stack(value, 1) for name, value in rows.items()}
-    return Trajectories(true=true, worst=worst, **stacked, solve_s=solve, status=status, targets=targets)
+    energy = {name: np.stack([t[name] for t in terms], 1) for name in terms[0]} if terms else {}
+    return Trajectories(true, worst, **stacked, solve_s=solve, status=status, targets=targets, energy=energy)
 
 
 def run_scenario(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 _PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "mppi": MppiPlanner}
 
 
-class LatentController:
+class LatentController(ABC):
     """Follows `batch` plants in the latent space of `model`; a subclass says what to plan for.
 
     Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples
@@ -79,6 +80,10 @@ class LatentController:
         self._z: Tensor | None = None
         self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
         self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
+
+    @abstractmethod
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        """The next move for every plant; see `controllers.contracts.Controller`."""
 
     def _observe(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
         """Take in a sample and learn from it. Returns z (batch x latent) now, the moves in force (batch x n_mv), engineering
@@ -142,17 +147,20 @@ class LatentController:
         u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
         d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
         self._past = self.model.advance_normalised(back, u, d, self._conditions())
-        error = measured[:, None] - self.model.read_out(self._past)
-        known = error.shape[1]
-        a = self.config.bias_filter
-        self._bias = self._bias.clone()
-        learned = (1 - a) * self._bias[:, :known] + a * error
-        # A measurement that is missing teaches nothing: what was learned stays.
-        self._bias[:, :known] = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
+        self._correct(measured[:, None] - self.model.read_out(self._past))
+        known, a = self._past.shape[1], self.config.bias_filter
         whole = torch.isfinite(measured).all(-1) & torch.isfinite(applied).all(-1)
         missed = (1 - a) * self._missed[:, :known] + a * (z[:, None] - self._past)
         missed = torch.where(whole[:, None, None], missed, self._missed[:, :known])
         self._missed = torch.cat([missed, self._missed[:, known:]], 1)
+
+    def _correct(self, error: Tensor) -> None:
+        """Let `error` (batch x k x n_measured), of what was predicted 1..k samples ago for now, into the offset correction."""
+        known, a = error.shape[1], self.config.bias_filter
+        learned = (1 - a) * self._bias[:, :known] + a * error
+        # A measurement that is missing teaches nothing: what was learned stays.
+        kept = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
+        self._bias = torch.cat([kept, self._bias[:, known:]], 1)
 
     def _decision(self, plan: Plan, problem: Problem, seen: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low

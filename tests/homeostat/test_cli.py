@@ -361,3 +361,23 @@ def test_a_plant_with_a_disclaimer_says_it(homeostat, tmp_path: Path):
     _, _, err = homeostat("simulate", "glucose", "--scenario", "steady", "--plot", "run.svg")
     assert "not a medical device" in re.sub(r"\s+", " ", err)
     assert "not a medical device" in (tmp_path / "run.svg").read_text()
+
+
+def test_controllers_are_evaluated_beside_each_other(homeostat, tmp_path: Path):
+    (tmp_path / "calm.yaml").write_text("planner: {suppression: 2.0}\n")
+    (tmp_path / "plain.yaml").write_text("planner: {horizon: 10}\n")
+    files = ["--config", "plain.yaml", "--config", "calm.yaml"]
+    code, out, err = homeostat(
+        "evaluate", "reactor_bare", *files, "--nmpc", "--runs", 1, "--seeds", 2, "--out", "report"
+    )
+    assert code == 0, err
+    assert "| score | unit | plain | calm | NMPC, true equations | moves held |" in out
+    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
+        f"evaluation.{e}" for e in ("html", "json", "md")
+    ]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "calm.yaml").write_text("{}")
+    one_error(
+        homeostat("evaluate", "reactor_bare", "--config", "calm.yaml", "--config", "other/calm.yaml"), 1, "one name", "Rename"
+    )  # fmt: skip
+    one_error(homeostat("evaluate", "reactor_bare", "--scenario", "nonsense", "--runs", 1), 1, "nonsense")

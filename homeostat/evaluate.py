@@ -1,0 +1,92 @@
+"""`homeostat evaluate`: controllers beside each other on the simulator, reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from controllers.baselines.ekf import Ekf
+from controllers.baselines.nmpc import NmpcController
+from controllers.contracts import Array, Controller, Decision, Observation, Targets
+from controllers.evaluation.evaluation import Maker, evaluate
+from controllers.runtime.config import ControllerConfig, load_config
+from homeostat.chosen import controller_of
+from homeostat.evaluation_report import write
+from models.checkpoint import Checkpoint
+from plant.errors import SpecError
+from plant.spec import PlantSpec
+from simulators.registry import simulator_of
+from simulators.scenario import load_scenario
+
+
+class Held:
+    """Every MV stays where it is: what the plant does by itself."""
+
+    horizon = 1
+
+    def __init__(self, spec: PlantSpec) -> None:
+        self._spec, self._usual = spec, np.array([t.nominal for t in spec.mvs])
+
+    def reset(self) -> None:
+        """It remembers nothing."""
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        """The moves in force; an MV that is not known goes to its usual value."""
+        moves: Array = np.where(np.isfinite(observation.applied), observation.applied, self._usual)
+        return Decision.of_moves(self._spec, moves, 0.0)
+
+
+def makers(spec: PlantSpec, checkpoint: Checkpoint, configs: Sequence[Path], nmpc: bool) -> dict[str, Maker]:
+    """The rows of an evaluation by name: a controller for each YAML (the default one without any), NMPC with the true equations
+    if asked for, and moves held. Raises `SpecError` for two of one name."""
+    chosen = {path.stem: load_config(path) for path in configs} or {"planner": ControllerConfig()}
+    if len(chosen) < len(configs):
+        raise SpecError("two controller files have one name", ", ".join(map(str, configs)), "Rename one of them.")
+
+    def planned(config: ControllerConfig) -> Maker:
+        return lambda batch: controller_of(spec, config, checkpoint, batch)
+
+    made: dict[str, Maker] = {name: planned(config) for name, config in chosen.items()}
+    if nmpc:
+        made["NMPC, true equations"] = lambda batch: true_nmpc(spec, batch)
+    return made | {"moves held": lambda batch: Held(spec)}
+
+
+def true_nmpc(spec: PlantSpec, batch: int) -> Controller:
+    """NMPC with the simulator's usual parameters, and an EKF where a state has no tag that reads it as it is now."""
+    simulator = simulator_of(spec)
+    p = np.tile(simulator.p0, (batch, 1))
+    measured = {t.name for t in spec.measured}
+    whole = set(simulator.names.x) <= measured
+    return NmpcController(spec, simulator, parameters=p if whole else None,
+                          estimator=None if whole else Ekf(spec, simulator, parameters=p))  # fmt: skip
+
+
+def run(
+    spec: PlantSpec,
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    configs: Sequence[Path],
+    scenario: str,
+    runs: int,
+    seeds: int,
+    first_seed: int,
+    noise: float,
+    preview: bool,
+    nmpc: bool,
+    progress: Callable[[str], None],
+) -> str:
+    """Evaluate and report into `out`; returns the Markdown table."""
+    chosen = load_scenario(scenario, spec)
+    rows = evaluate(
+        spec, makers(spec, checkpoint, configs, nmpc), chosen, runs=runs, seeds=range(first_seed, first_seed + seeds),
+        preview=preview, noise=noise, progress=progress,
+    )  # fmt: skip
+    about = {
+        "scenario": chosen.name, "runs a seed": runs, "seeds": f"{first_seed}..{first_seed + seeds - 1}", "noise x": noise,
+        "preview": "yes" if preview else "no", "model": checkpoint.facts.get("command", ""),
+    }  # fmt: skip
+    return write(out, spec, rows, about)
