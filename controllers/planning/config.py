@@ -33,7 +33,7 @@ class PlannerConfig(BaseModel):
     horizon: Count = 15
     blocks: tuple[Count, ...] = ()
     iterations: Count = 4
-    candidates: Annotated[int, Field(ge=16)] = 128
+    candidates: Annotated[int, Field(ge=16)] = 256
     seed: int = 0
     effort: NonNegative = 0.001
     effort_range: tuple[float, float] | None = None

@@ -19,7 +19,7 @@ from models.world_model import WorldModel
 
 _COLOUR = 2.0  # power of the noise falls as 1/f^2: moves that hang together reach further than white ones
 _DECAY = 1.25  # fewer candidates in each iteration (iCEM)
-_SPREAD, _FLOOR = 0.3, 0.002  # deviation of the first draw, and the least one, as shares of what an MV can reach
+_SPREAD, _FLOOR = 0.2, 0.002  # deviation of the first draw, and the least one, as shares of what an MV can reach
 _ROWS = 8192  # plans played at once: more no longer fit the processor's cache
 _ELITES, _KEPT, _INERTIA = 0.1, 0.3, 0.1  # share of the candidates, share of those kept, weight of the old mean (iCEM)
 _TEMPERATURE, _COOLING = (

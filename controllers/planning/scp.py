@@ -12,7 +12,7 @@ from torch import Tensor
 
 from controllers.planning import qp
 from controllers.planning.config import PlannerConfig
-from controllers.planning.planner import Clock, Planner
+from controllers.planning.planner import Clock, Planner, choose
 from controllers.planning.problem import Energy, Problem, Rollout
 from models.world_model import WorldModel
 
@@ -71,10 +71,13 @@ class ScpPlanner(Planner):
         # The last point may break a guardrail by a hair, and then loses to a plan that wants nothing of the sort: the way
         # from the best plan towards it is searched for how far one may go.
         origin = best.moves
-        if bool((self._violation(problem, rollout) * 100 >= 1).any()) and not clock.late:
+        broken = (self._violation(problem, rollout) * 100 >= 1).any(1)
+        if bool(broken.any()) and not clock.late:
             for share in _SHARES:
                 part = self.roll(problem, self.blocked(problem, origin + share * (moves - origin)))[0]
-                best, key = self._better(problem, best, key, part)
+                new = self._key(problem, part)
+                best = choose(broken & (new < key), best, part)
+                key = torch.where(broken, torch.minimum(new, key), key)
         settled = torch.zeros_like(energies[0], dtype=torch.bool)
         if len(energies) > 2:
             settled = (energies[-1] - energies[-2]).abs() <= 0.01 * (0.1 + energies[-2].abs())

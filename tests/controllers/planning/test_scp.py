@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
+from controllers.planning.planner import Planner
 from controllers.planning.problem import Problem, Rollout, rank_key
 from controllers.planning.scp import ScpPlanner
 from models.world_model import WorldModel
@@ -29,7 +30,7 @@ def planner_of(model: WorldModel, **config) -> ScpPlanner:
     return planner
 
 
-def problem_of(planner: ScpPlanner, batch: int = BATCH, seed: int = 0, **changes) -> Problem:
+def problem_of(planner: Planner, batch: int = BATCH, seed: int = 0, **changes) -> Problem:
     """A problem at random; MVs scaled 0..1, a rate that binds, nothing required of the margins unless asked."""
     rng, model, h = torch.Generator().manual_seed(seed), planner.model, planner.config.horizon
 
@@ -57,7 +58,7 @@ def cold(problem: Problem, horizon: int) -> torch.Tensor:
     return problem.previous[:, None].expand(-1, horizon, -1)
 
 
-def total(planner: ScpPlanner, rollout: Rollout, problem: Problem) -> torch.Tensor:
+def total(planner: Planner, rollout: Rollout, problem: Problem) -> torch.Tensor:
     return torch.stack(list(planner.energy.terms(rollout, problem).values())).sum(0)
 
 
@@ -144,7 +145,7 @@ def test_plan_is_better_than_standing_still(trained: WorldModel) -> None:
     assert not plan.late
 
 
-def at_state(planner: ScpPlanner, ca: float, t: float, target: float, move: float = 300.0, **changes) -> Problem:
+def at_state(planner: Planner, ca: float, t: float, target: float, move: float = 300.0, **changes) -> Problem:
     """A problem of the bare reactor that has been at (ca, t) for a whole window."""
     model = planner.model
     window = torch.tensor([ca, t, 350.0, move]).double().expand(1, model.config.window, -1)
