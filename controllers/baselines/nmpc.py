@@ -122,6 +122,9 @@ class NmpcController:
         flat = ca.vertcat(*(ca.vec(v) for v in (big_x, big_u, error, slack)))
         given = ca.vertcat(x0, u0, d, p, drift, ca.vec(goal))
         nlp = {"x": flat, "p": given, "f": objective, "g": ca.vertcat(*(ca.vec(r) for r in rows))}
+        return self._nlp_solver(nlp)
+
+    def _nlp_solver(self, nlp: dict[str, ca.MX]) -> ca.Function:
         return ca.nlpsol("nmpc", "ipopt", nlp, _OPTIONS)
 
     def _ranges(self) -> tuple[Array, Array]:
