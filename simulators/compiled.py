@@ -8,30 +8,21 @@ first-level cache and every line of the equations is a vector instruction. What 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
 import math
 import os
-import shutil
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib import resources
-from pathlib import Path
 
 import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
+from plant import native
 from simulators.contract import Simulator
 from simulators.namespaces import CasadiNamespace
 
 Array = NDArray[np.float64]
 Watch = tuple[tuple[str, float], ...]
-log = logging.getLogger(__name__)
 
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fopenmp-simd")
 _LEAST_PER_THREAD = 256
 ATOL_SHARE = 0.01  # absolute tolerance a relative one
 _BINARY = {
@@ -58,12 +49,8 @@ double fabs(double);
 _STEPS = resources.files("simulators").joinpath("kernel.c")
 
 
-class CompilerError(Exception):
-    """No C compiler, or one that cannot build the kernel."""
-
-
 class Kernel:
-    """The compiled steps of one simulator for a batch. Raises `CompilerError` where that is not possible.
+    """The compiled steps of one simulator for a batch. Raises `CompilerError` of `plant.native` where that is not possible.
 
     `reasons[k - 1]` says why a member ended with code k; code 0 is a member that lives. `peak` follows the maxima of what
     `watch` lists: names of outputs, each with the factor it is taken by (-1 for a minimum).
@@ -72,7 +59,7 @@ class Kernel:
     def __init__(self, simulator: Simulator, watch: Watch = ()) -> None:
         self._simulator, self._watched = simulator, max(len(watch), 1)
         source, self.reasons = write_source(simulator, watch)
-        library, pointer = ctypes.CDLL(str(_build(source))), ctypes.c_void_p
+        library, pointer = ctypes.CDLL(str(native.build(source))), ctypes.c_void_p
         self._advance, self._outputs = library.advance, library.outputs
         self._advance.restype = self._outputs.restype = None
         self._outputs.argtypes = [ctypes.c_int64, *[pointer] * 5]
@@ -131,7 +118,7 @@ class Kernel:
         if threads == 1:
             part(0)
         else:
-            list(_threads().map(part, range(threads)))
+            list(native.threads().map(part, range(threads)))
         return new
 
 
@@ -144,11 +131,6 @@ def schedule(simulator: Simulator, dt_s: float) -> tuple[int, int]:
     if ticks < 1 or abs(ticks * tick_s - dt_s) > 1e-6 * tick_s:
         raise ValueError(f"{dt_s} s is not a whole number of ticks of {tick_s} s")
     return ticks, max(1, math.ceil(tick_s / simulator.step_s - 1e-9))
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernel")
 
 
 def write_source(simulator: Simulator, watch: Watch = ()) -> tuple[str, list[str]]:
@@ -215,7 +197,7 @@ class _Writer:
             fixed = all(a[1] for a in arguments)
             form = (_UNARY if len(into) == 1 else _BINARY).get(op)
             if form is None:
-                raise CompilerError(f"operation {op} of CasADi has no form in C")
+                raise native.CompilerError(f"operation {op} of CasADi has no form in C")
             if fixed:
                 text = form.format(*(a[0] for a in arguments))
                 if text not in self._known:
@@ -245,43 +227,3 @@ class _Writer:
         return (
             f"static void {signature}\n{{\n  #pragma omp simd\n  for (int l = 0; l < B; l++) {{\n    {body}\n  }}\n}}"
         )
-
-
-def _build(source: str) -> Path:
-    """The shared object of a source, from the cache or the compiler. It is built for this machine's own processor."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler:
-        raise CompilerError("no C compiler (cc) on the PATH")
-    kind = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "homeostat" / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as e:
-        raise CompilerError(f"{folder} cannot be written: {e}") from e
-    simd = '__attribute__((__simd__("notinbranch")))'
-    for vector_math in (True, False):  # without a vector mathematics library: the same, with scalar exp and log
-        text = f"#define SIMD {simd if vector_math else ''}\n{source}"
-        target = folder / f"{hashlib.sha256((kind + text + ' '.join(_FLAGS)).encode()).hexdigest()[:32]}.so"
-        if target.exists():
-            return target
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            code, built = Path(scratch) / "kernel.c", Path(scratch) / "kernel.so"
-            code.write_text(text)
-            libraries = ["-lmvec", "-lm"] if vector_math else ["-lm"]
-            try:
-                _run([compiler, *_FLAGS, "-shared", "-fPIC", "-o", str(built), str(code), *libraries])
-                ctypes.CDLL(str(built))
-            except (CompilerError, OSError) as e:
-                if not vector_math:
-                    raise CompilerError(str(e)) from e
-                continue
-            os.replace(built, target)
-            return target
-    raise AssertionError
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CompilerError(f"{command[0]} failed: {done.stderr.strip()[:500]}")
-    return done.stdout

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.compiled import CompilerError, Kernel, Watch, schedule
+from plant.native import CompilerError
+from simulators.compiled import Kernel, Watch, schedule
 from simulators.contract import Simulator
 from simulators.integrators import dopri5
 from simulators.namespaces import NumpyNamespace

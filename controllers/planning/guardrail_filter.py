@@ -33,6 +33,17 @@ class Distance(Energy):
         super().__init__([], none, 0.0, none, none + 1, 0.0)
         self.weight = weight
 
+    @property
+    def plain(self) -> bool:
+        return type(self) is Distance
+
+    def weights(self, problem: Problem) -> Tensor:
+        return self.weight
+
+    def reference(self, problem: Problem) -> Tensor:
+        assert problem.asked is not None
+        return problem.asked
+
     def terms(self, rollout: Rollout, problem: Problem) -> dict[str, Tensor]:
         return {"distance": (self.weight * self._off(rollout, problem) ** 2).sum((1, 2))}
 

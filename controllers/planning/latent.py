@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from abc import ABC, abstractmethod
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.planning.compiled import CompiledScpPlanner
 from controllers.planning.config import PlannerConfig
 from controllers.planning.planner import Planner
 from controllers.planning.problem import Constraints, Energy, Plan, Problem
@@ -20,8 +22,10 @@ from controllers.planning.scp import ScpPlanner
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
+from plant.native import CompilerError
 
 Array = NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 _PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "mppi": MppiPlanner}
 
@@ -69,7 +73,13 @@ class LatentController(ABC):
     def _planner(self, energy: Energy) -> Planner:
         shift = self.model.normalise(self._low, "mvs")
         scale = self.model.normalise(self._low + self._span, "mvs") - shift
-        return _PLANNERS[self.config.name](self.model, self.config, energy, scale, shift)
+        arguments = self.model, self.config, energy, scale, shift
+        if self.config.name == "scp" and energy.plain:
+            try:
+                return CompiledScpPlanner(*arguments)
+            except CompilerError as e:
+                log.warning("plans of %s are made uncompiled, more slowly: %s", self.spec.name, e)
+        return _PLANNERS[self.config.name](*arguments)
 
     def reset(self) -> None:
         channels = self.model.n_measured + self.model.n_dv + self.model.n_mv

@@ -140,6 +140,20 @@ class Energy:
         self.steady = steady
         self.effort_low, self.effort_span = effort_low, effort_span
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is no more than the sum of |target error| / `scale`, `weights` * (moves - `reference`)^2, suppression
+        and unrest, which is what the compiled planner knows."""
+        return type(self) is Energy
+
+    def weights(self, problem: Problem) -> Tensor:
+        """What a move costs (horizon x n_mv) times the square of its distance from `reference`."""
+        return (self.effort / self.effort_span**2).expand(problem.targets.shape[1], problem.previous.shape[1])
+
+    def reference(self, problem: Problem) -> Tensor:
+        """(horizon x n_mv), or for every plant."""
+        return self.effort_low.expand(problem.targets.shape[1], problem.previous.shape[1])
+
     def terms(self, rollout: Rollout, problem: Problem) -> dict[str, Tensor]:
         effort = ((rollout.moves - self.effort_low) / self.effort_span) ** 2
         before = torch.cat([problem.previous[:, None], rollout.moves[:, :-1]], dim=1)

@@ -19,7 +19,7 @@ from models.world_model import WorldModel
 _HARD = 100.0  # price of a limit on a move, in energy per span: far above anything the task can pay
 _BACK_OFF = 0.2  # margin units by which a subproblem stays inside: its linear guardrails are not the real ones
 _SHARES = (0.8, 0.5, 0.25, 0.1)  # of the way to a point that breaks a guardrail
-_PRICE = (30.0, 10.0, 5.0)  # price of a guardrail by rank, in energy per margin unit; ranking decides, this only steers
+PRICE = (30.0, 10.0, 5.0)  # price of a guardrail by rank, in energy per margin unit; ranking decides, this only steers
 
 
 class ScpPlanner(Planner):
@@ -96,7 +96,7 @@ class ScpPlanner(Planner):
             jac = self.constraints.jacobian(self.model, rollout.z[:, 1:])
             rows.append((-jac @ sens).flatten(1, 2))
             offset.append((problem.required + _BACK_OFF - rollout.margins).flatten(1))
-            price = torch.tensor([_PRICE[min(int(r), 3) - 1] for r in self.constraints.rank], dtype=dtype)
+            price = torch.tensor([PRICE[min(int(r), 3) - 1] for r in self.constraints.rank], dtype=dtype)
             high.append(price.repeat(h).expand(batch, -1))
             low.append(torch.zeros_like(high[-1]))
         flat, first = rollout.moves.flatten(1), self._first

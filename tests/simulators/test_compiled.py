@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
+from plant import native
+from plant.native import CompilerError
 from plant.spec import builtin_plants, load_spec
-from simulators import compiled, stepping
-from simulators.compiled import CompilerError, Kernel, schedule, write_source
+from simulators import stepping
+from simulators.compiled import Kernel, schedule, write_source
 from simulators.contract import Components, Names, Namespace, Simulator
 from simulators.glucose.model import Glucose
 from simulators.integrators import rk4
@@ -193,7 +195,7 @@ def test_without_a_compiler_the_numpy_stepper_takes_over(
     def none(source: str) -> Path:
         raise CompilerError("no C compiler (cc) on the PATH")
 
-    monkeypatch.setattr(compiled, "_build", none)
+    monkeypatch.setattr(native, "build", none)
     stepping.stepper_of.cache_clear()
     stepping.peak_of.cache_clear()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import shutil
 import time
 from typing import Any
 
@@ -13,15 +14,30 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from controllers.planning import compiled
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
 from controllers.planning.planner import Planner
 from controllers.planning.problem import Problem, Rollout, rank_key
 from controllers.planning.scp import ScpPlanner
 from models.world_model import WorldModel
+from plant.native import CompilerError
 
 BATCH = 3
 ANY_FIXTURE = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(params=["compiled", "tensors"], autouse=True)
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "compiled":
+        if not shutil.which("cc"):
+            pytest.skip("no C compiler")
+        return
+
+    def none() -> None:
+        raise CompilerError("not this time")
+
+    monkeypatch.setattr(compiled, "_library", none)
 
 
 def planner_of(model: WorldModel, **config) -> ScpPlanner:
@@ -236,19 +252,17 @@ def test_each_plant_of_a_batch_gets_its_own_plan(wild: WorldModel) -> None:
 
 def test_a_warm_start_that_blows_up_is_replaced(wild: WorldModel) -> None:
     """A predictor that overflows on hot moves only: the fallback's cold ones are the plan."""
-    model = copy.deepcopy(wild)
+    model, usual = copy.deepcopy(wild), planner_of(wild)
+    net, u = model.predictor, model.config.latent
+    with torch.no_grad():
+        net.first.weight[0] = 0.0
+        net.first.weight[0, u] = 1e6
+        net.first.bias[0] = -1e6 * float(usual.shift_u[0] + 0.1 * usual.scale_u[0])
+        net.second.weight[:, 0] = 3e38
+        net.last.weight[:] = 3e38
+        net.last.weight[:, 1:] *= torch.rand_like(net.last.weight[:, 1:])
     planner = planner_of(model)
     problem = problem_of(planner, rate=torch.ones(1).double())
-    roll = planner.roll
-
-    def overflowing(problem: Problem, moves: torch.Tensor) -> tuple[Rollout, torch.Tensor]:
-        rollout, inputs = roll(problem, moves)
-        hot = (moves.amax((1, 2)) > 0.0)[:, None, None]
-        return Rollout(
-            moves, *(torch.where(hot, torch.nan, v) for v in (rollout.z, rollout.measured, rollout.margins))
-        ), inputs
-
-    planner.roll = overflowing  # type: ignore[method-assign]
     plan = planner.plan(problem, torch.ones(BATCH, 6, 1).double())
     assert (plan.rollout.moves == 0).all()
     assert torch.isfinite(plan.rollout.measured).all()
