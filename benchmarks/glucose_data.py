@@ -1,0 +1,141 @@
+"""Training patients who are at times given insulin by chance: what a forecast of insulin's effect can be learned from.
+
+Research and education only; not a medical device; not for dosing anyone; never connected to a pump or CGM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controllers.baselines.clinical import PdGains, PdInsulinFeedback
+from controllers.contracts import Controller, Observation, Targets
+from controllers.evaluation.closed_loop import limits_of
+from models.glucose_forecast import (
+    DAY, GOALS, REACH, STRIDE, WINDOW, Episodes, known, scaled_glucose, scaled_rate, slow,
+)  # fmt: skip
+from plant.spec import PlantSpec
+from simulators.glucose.cgm import DexcomG6
+from simulators.glucose.meals import Announcing, Meals, meals
+from simulators.glucose.patients import PARAMETERS, Cohort, Patients, Split, Therapy, draw
+from simulators.plant import SimulatedPlant
+
+Array = NDArray[np.float64]
+
+_AHEAD = 48  # samples of a branch: 4 h
+_SHIFTED = 0.5  # of the patients live by another clock than most
+
+
+def everybody(count: int, split: Split, seed: int) -> Patients:
+    """`count` patients of each cohort, one cohort after another."""
+    drawn = [draw(c, split, count, seed) for c in Cohort]
+    therapy = Therapy(*(np.concatenate([vars(d.therapy)[k] for d in drawn]) for k in vars(drawn[0].therapy)))
+    return Patients(Cohort.ADULT, split, np.concatenate([d.p for d in drawn]), therapy)
+
+
+def later(planned: Meals, samples_min: NDArray[np.int64]) -> Meals:
+    """The same meals (batch x minutes), each patient's moved by so many minutes (batch,) around the days."""
+    rolled = [np.stack([np.roll(row, by) for row, by in zip(m, samples_min, strict=True)])
+              for m in (planned.served, planned.announced)]  # fmt: skip
+    return Meals(*rolled)
+
+
+def recorded(
+    spec: PlantSpec, patients: Patients, days: int, seed: int,
+    policies: Callable[[Patients, np.random.Generator], Controller] | None = None, every: int = 12,
+) -> Episodes:  # fmt: skip
+    """Patients under a controller (PD with gains by chance, or what `policies` makes) for `days` days of S3 that nobody
+    announces; at about `every` sample the simulation branches into four hours of insulin by chance."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0x61C0]))
+    n, samples = len(patients.p), days * DAY
+    shift = np.where(rng.random(n) < _SHIFTED, rng.integers(0, 1440, n), 0)
+    eaten = later(meals("S3", days, n, seed, Announcing(told=False)), shift)
+    intake = eaten.intake()
+    plant = SimulatedPlant(spec, seed, n, eaten.conditions(patients.p))
+    controller = (policies or _pd)(patients, rng)
+    controller.reset()
+    basal = patients.therapy.basal_U_per_h
+    what = known(basal, patients.p[:, PARAMETERS.index("BW")])
+    low, high = limits_of(spec)
+    cgm, applied = (np.zeros((n, REACH - 1 + samples)) for _ in range(2))
+    now = basal[:, None].copy()
+    parts = []
+    for k in range(samples):
+        reading, at = plant.measure(), REACH - 1 + k
+        cgm[:, at] = np.where(np.isfinite(reading["CGM"]), scaled_glucose(reading["CGM"]), cgm[:, at - 1])
+        applied[:, at] = scaled_rate(now[:, 0], basal)
+        if k == 0:
+            cgm[:, :at] = cgm[:, at : at + 1]
+        if k % every == (7 * (k // every)) % every and k + _AHEAD < samples:
+            alive = np.flatnonzero(plant.ended == 0)
+            parts.append(_branch(rng, plant, patients, intake, cgm[:, at - REACH + 1 : at + 1],
+                                 applied[:, at - REACH + 1 : at + 1], k, what).some(alive))  # fmt: skip
+        measured = np.stack([reading[t.name] for t in spec.measured], 1)
+        observation = Observation(k * spec.sample_time_s, measured, np.zeros((n, 1)), now)
+        now = controller.decide(observation, Targets(np.full((n, 1, 1), 110.0), low, high)).moves.copy()
+        for _ in range(5):
+            plant.advance(now, 60.0)
+    return Episodes.join(parts)
+
+
+def _branch(
+    rng: np.random.Generator, plant: SimulatedPlant, patients: Patients, intake: Array, cgm: Array, applied: Array, k: int,
+    what: Array,
+) -> Episodes:  # fmt: skip
+    """Four hours of each patient from sample `k` under insulin by chance and the meals that come, beside the run."""
+    n, basal, correction = len(cgm), patients.therapy.basal_U_per_h, patients.therapy.correction_mg_dL_per_U
+    level, slope = 60.0 * cgm[:, -1] + 140.0, 60.0 * (cgm[:, -1] - cgm[:, -4]) / 15.0
+    rates = np.stack([_by_chance(rng, basal[i], correction[i], level[i], slope[i]) for i in range(n)])
+    sensor = DexcomG6()
+    sensor.start(n, rng)
+    x, ended = plant.x.copy(), plant.ended.copy()
+    vg = plant.p[:, PARAMETERS.index("Vg")]
+    true, seen = np.empty((n, _AHEAD)), np.empty((n, _AHEAD))
+    d = np.stack([np.zeros(n), np.ones(n), np.zeros(n)], 1)
+    for j in range(_AHEAD):
+        for minute in range(5):
+            d[:, 0] = intake[:, 5 * (k + j) + minute]
+            x, ended = plant._stepper.advance(x, rates[:, j : j + 1], d, plant.p, 60.0, ended)
+        true[:, j] = x[:, 12] / vg
+        sensor.see(300.0 * (j + 1), true[:, j])
+        seen[:, j] = sensor.read()
+    whole = np.concatenate([cgm, scaled_glucose(seen)], 1)
+    doses = np.concatenate([applied, scaled_rate(rates, basal[:, None])], 1)
+    memory = slow(whole, doses)[:, [0, *(STRIDE * g for g in GOALS)]]
+    ends = np.arange(STRIDE - 1, _AHEAD, STRIDE)
+    return Episodes(
+        whole[:, REACH - WINDOW :].astype(np.float32), doses[:, REACH - WINDOW :].astype(np.float32), memory.astype(np.float32),
+        np.full(n, k * 5.0 / 60.0), np.full(n, k / DAY), what, true[:, ends].astype(np.float32),
+    )  # fmt: skip
+
+
+def _pd(patients: Patients, rng: np.random.Generator) -> Controller:
+    from plant.spec import load_spec
+
+    n = len(patients.p)
+    gains = PdGains(
+        *(rng.uniform(a, b, n) for a, b in ((10.0, 90.0), (0.3, 1.3), (0.1, 1.0))), rng.uniform(5.0, 60.0, n)
+    )
+    return PdInsulinFeedback(load_spec("glucose"), patients.therapy, gains)
+
+
+def _by_chance(rng: np.random.Generator, basal: float, correction: float, glucose: float, slope: float) -> Array:
+    """Four hours of rates, U/h: pieces of 20 to 120 min, mostly stopped or at the basal, and some doses."""
+    rates, at = np.empty(_AHEAD), 0
+    kind = rng.random()
+    while at < _AHEAD:
+        piece = int(rng.integers(4, 25))
+        levels = (0.0, 1.0, rng.uniform(0.0, 3.0), np.exp(rng.normal(0.5, 0.7)))
+        level = levels[rng.choice(4, p=(0.35, 0.35, 0.2, 0.1))] if kind > 0.4 else 0.0  # stopped after the first doses
+        rates[at : at + piece] = level * basal
+        at += piece
+    want = max((glucose + 30.0 * slope - 100.0) / correction, 0.0)
+    if rng.random() < 0.7:
+        dose = rng.uniform(0.0, 1.3) * want + rng.exponential(rng.choice([0.0, 0.7, 2.5])) * basal
+        first = int(rng.integers(1, 7))  # at once, or over half an hour
+        rates[:first] += dose * 12.0 / first
+    while rng.random() < 0.3:
+        rates[int(rng.integers(1, _AHEAD))] += rng.exponential(1.2) * basal * 12.0
+    return np.minimum(rates, 90.0)

@@ -1,0 +1,130 @@
+"""The last check before an insulin pump: deterministic, without any model, behind whatever decides.
+
+Research and education only; not a medical device; not for dosing anyone; never connected to a pump or CGM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controllers.contracts import Controller, Decision, Observation, Targets
+from plant.spec import PlantSpec
+from simulators.glucose.patients import Therapy
+
+Array = NDArray[np.float64]
+
+_PEAK_MIN, _DURATION_MIN = 75.0, 300.0
+_STALE_S = 720.0
+_SLOPE_SAMPLES = 4
+
+
+def on_board(minutes: Array) -> Array:
+    """Share of a dose still to act after `minutes`: the exponential curve of oref0 with its peak at 75 min and 5 h of duration
+    (openaps/oref0, lib/iob/calculate.js)."""
+    tp, td = _PEAK_MIN, _DURATION_MIN
+    tau = tp * (1 - tp / td) / (1 - 2 * tp / td)
+    a = 2 * tau / td
+    s = 1 / (1 - a + (1 + a) * np.exp(-td / tau))
+    t = np.minimum(minutes, td)
+    left = 1 - s * (1 - a) * ((t**2 / (tau * td * (1 - a)) - t / tau - 1) * np.exp(-t / tau) + 1)
+    return np.where(minutes >= td, 0.0, left)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Suspend below `suspend_mg_dL`, now or in `ahead_min` by the trend. Insulin on board above the basal's may lower glucose by
+    `strength` times the clinic's correction factor and must leave it above `leave_mg_dL` (what a rise of the last 15 min adds in
+    `rise_min` counted in), and never be more than `most_daily` of the daily dose. `most_basal`: of the basal rate, at any time.
+
+    `strength` is where a patient begins. A sample with the CGM below 70 multiplies it by exp(`rise`) (below 54 by four times
+    that), and each sample by exp(-`rise` `budget`), within `weakest`..`strongest`. `rise` 0: it stays."""
+
+    suspend_mg_dL: float | Array = 80.0
+    ahead_min: float | Array = 30.0
+    strength: float | Array = 2.0
+    leave_mg_dL: float | Array = 100.0
+    rise_min: float | Array = 30.0
+    weakest: float | Array = 0.8
+    strongest: float | Array = 3.0
+    rise: float | Array = 0.08
+    budget: float | Array = 0.01
+    most_daily: float | Array = 0.25
+    most_basal: float | Array = 60.0
+    pump_U_per_h: float = 90.0
+    step_U: float = 0.05
+
+
+class LastCheck:
+    """`inner`, its rate cut to the limits. A CGM older than 12 min: the programmed basal at most. It only ever takes away."""
+
+    def __init__(self, spec: PlantSpec, inner: Controller, therapy: Therapy, limits: Limits | None = None) -> None:
+        self._spec, self.inner, self._therapy, self.limits = spec, inner, therapy, limits or Limits()
+        self.horizon = inner.horizon
+        self._cgm = [t.name for t in spec.measured].index("CGM")
+        self._minutes = spec.sample_time_s / 60.0
+        samples = int(_DURATION_MIN / self._minutes)
+        self._left = on_board(self._minutes * (np.arange(samples) + 0.5))[::-1]
+        self.reset()
+
+    def reset(self) -> None:
+        self.inner.reset()
+        n = len(self._therapy.basal_U_per_h)
+        self._above = np.zeros((n, len(self._left)))  # U a sample above the basal's, newest last
+        self._seen = np.full((n, _SLOPE_SAMPLES), np.nan)
+        self._age_s = np.full(n, np.inf)
+        self.strength = np.broadcast_to(np.asarray(self.limits.strength, float), n).copy()
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        answer = self.inner.decide(observation, targets)
+        most = self._most(observation.measured[:, self._cgm], observation.applied[:, 0])
+        step = self.limits.step_U * 60.0 / self._minutes
+        asked = np.nan_to_num(answer.moves[:, 0], nan=0.0, posinf=0.0)
+        rate = np.where(asked <= most, asked, np.floor(np.minimum(asked, most) / step + 1e-6) * step)
+        moves = np.maximum(rate, 0.0)[:, None]
+        return dataclasses.replace(answer, moves=moves, plan=np.concatenate([moves[:, None], answer.plan[:, 1:]], 1))
+
+    def _most(self, cgm: Array, applied: Array) -> Array:
+        """The highest rate (batch,) that may run until the next sample, U/h."""
+        c, basal, hours = self.limits, self._therapy.basal_U_per_h, self._minutes / 60.0
+        self._above = np.roll(self._above, -1, axis=1)
+        self._above[:, -1] = np.where(np.isfinite(applied), applied - basal, 0.0) * hours
+        fresh = np.isfinite(cgm)
+        self._age_s = np.where(fresh, 0.0, self._age_s + self._spec.sample_time_s)
+        now = np.where(fresh, cgm, self._seen[:, -1])
+        low = 1.0 * (cgm < 70.0) + 3.0 * (cgm < 54.0)
+        self.strength = np.clip(self.strength * np.exp(c.rise * (low - c.budget)), c.weakest, c.strongest)
+        self._seen = np.roll(self._seen, -1, axis=1)
+        self._seen[:, -1] = now
+        past = np.where(np.isfinite(self._seen), self._seen, now[:, None])
+        weight = np.arange(_SLOPE_SAMPLES) - (_SLOPE_SAMPLES - 1) / 2
+        slope = past @ weight / (weight @ weight) / self._minutes
+        board = np.maximum(self._above @ self._left, 0.0)
+        room = now + c.rise_min * np.maximum(slope, 0.0) - c.leave_mg_dL
+        may = np.clip(
+            room / (self.strength * self._therapy.correction_mg_dL_per_U), 0.0, c.most_daily * self._therapy.daily_U
+        )
+        rate = np.where(room > 0, basal, 0.0) + np.maximum(may - board, 0.0) / hours
+        rate = np.where(board > may, np.where(board > may + basal * 0.5, 0.0, basal), rate)
+        rate = np.minimum(np.minimum(rate, c.most_basal * basal), c.pump_U_per_h)
+        low = np.minimum(now, now + c.ahead_min * slope) < c.suspend_mg_dL
+        rate = np.where(low, 0.0, rate)
+        return np.where(self._age_s <= _STALE_S, rate, basal)
+
+
+class AlwaysMost:
+    """A hostile policy: all the insulin the pump can give, always."""
+
+    horizon = 1
+
+    def __init__(self, spec: PlantSpec, batch: int, rate_U_per_h: float = 90.0) -> None:
+        self._spec, self._batch, self._rate = spec, batch, rate_U_per_h
+
+    def reset(self) -> None:
+        return
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        return Decision.of_moves(self._spec, np.full((self._batch, 1), self._rate), 0.0)
