@@ -18,7 +18,7 @@ double sqrt(double);
 #define HARD 100.0      /* as in scp.py */
 #define BACK_OFF 0.2
 #define PROXIMAL 1e-4
-#define STILL 1e-4      /* of an MV's span: a step that changes nothing ends the iterations */
+#define STILL 3e-3      /* of an MV's span: a step that changes nothing ends the iterations */
 
 typedef struct { int64 in, width, out; const double *w1, *w2, *w3, *t1, *t2, *t3, *b1, *b2, *b3, *linear, *linear_t; } Net;
 
