@@ -66,7 +66,9 @@ class Move(_Strict):
 class Tag(_Strict):
     """One signal. `range` is the engineering range (EURange), `noise` the sensor's standard deviation, `nominal` the
     value at the usual operating point, all in `unit`. A `critical` tag that goes bad, stale or frozen sheds the loop.
-    `period_s` is how often a CV or AUX slower than the sample time has a new value; between two it is missing, not held."""
+    `period_s` is how often a CV or AUX slower than the sample time has a new value; between two it is missing, not held.
+    `dead_time_s`: by how much its reading is late, where that is known; targets that are to be met at a time are asked of the
+    reading that shows it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
     role: Role
@@ -79,6 +81,7 @@ class Tag(_Strict):
     critical: bool = False
     stale_s: Annotated[float, Field(gt=0)] | None = None
     period_s: Annotated[float, Field(gt=0)] | None = None
+    dead_time_s: Annotated[float, Field(ge=0)] = 0.0
     move: Move | None = None
 
     @model_validator(mode="after")
@@ -104,7 +107,7 @@ class Guardrail(_Strict):
     unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` within `fallback_s` plant seconds if the
     fallback took over now: long enough for the slowest creep past the limit. It stops at the end of that tag's range, for
     how far past the limit a lost plant goes is not asked. Recorded excitation never passes `recording_limit`; what lies
-    beyond is only ever simulated."""
+    beyond is only ever simulated. `allowed_s`: how long the limit may be passed at a time."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     tag: str
@@ -114,6 +117,7 @@ class Guardrail(_Strict):
     fallback_tag: str | None = None
     fallback_s: Annotated[float, Field(gt=0)] = 1800.0
     recording_limit: float | None = None
+    allowed_s: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _one_sided(self) -> Guardrail:

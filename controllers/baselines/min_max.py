@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 # Steady fuel over burner static pressure (lbm/s/psia over the root of theta), by that pressure over delta, psia: the healthy
 # engine at sea level.
-_STEADY = np.array([
+STEADY_RATIO = np.array([
     (69.1, 0.00802), (75.2, 0.00871), (81.1, 0.00932), (89.7, 0.01011), (101.2, 0.01096), (112.8, 0.01162),
     (130.1, 0.01239), (152.1, 0.01325), (177.8, 0.01418), (206.6, 0.01512), (238.5, 0.01606), (273.1, 0.01698),
     (306.5, 0.01776),
@@ -121,7 +121,7 @@ class MinMaxController:
         # Back-calculation in the integral time: gain e + (applied - gain e - I) is what is in force, less the integral.
         self._integrals = self._integrals + np.minimum(1.0, self._dt / within) * (applied - self._integrals)
         asked = gain * errors + self._integrals
-        steady = np.interp(ps3 / delta, *_STEADY.T) * root * ps3
+        steady = np.interp(ps3 / delta, *STEADY_RATIO.T) * root * ps3
         return np.maximum(np.minimum(asked.min(0), g.accelerate * steady), g.decelerate * steady)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.planning.allowance import Allowance
 from controllers.planning.compiled import CompiledScpPlanner
 from controllers.planning.config import PlannerConfig
 from controllers.planning.planner import Planner
@@ -67,6 +68,9 @@ class LatentController(ABC):
         names = [t.name for t in self.spec.measured]
         rails = [self.spec.guardrails[i] for i in self.constraints.guardrail]
         self._columns = [names.index(g.tag) if g.tag in names else 0 for g in rails]
+        # The sample of a plan whose target a late reading shows.
+        late = [round(self.spec.tag(t.tag).dead_time_s / self.spec.sample_time_s) for t in self.spec.targets]
+        self._shown = [(torch.arange(self.config.horizon) - n).clamp(min=0) for n in late]
         self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # no sensor, no bias
         self.reset()
 
@@ -87,6 +91,7 @@ class LatentController(ABC):
         self._past: Tensor | None = None  # (batch x k x latent): now, as predicted k+1 samples ago
         self._bias = torch.zeros(self.batch, self.config.horizon, self.model.n_measured, dtype=torch.float64)
         self._missed = torch.zeros(self.batch, self.config.horizon, self.model.config.latent, dtype=torch.float64)
+        self._allowance = Allowance(self.spec.guardrails, self.spec.sample_time_s, self.batch)
         self._z: Tensor | None = None
         self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
         self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
@@ -142,9 +147,9 @@ class LatentController(ABC):
             high=(torch.from_numpy(np.array(targets.move_high, dtype=np.float64)) - self._low) / self._span,
             rate=self._rate,
             fallback=self._safe,
-            targets=values[:, : self.config.horizon].expand(self.batch, -1, -1),
+            targets=torch.stack([values[:, k, i] for i, k in enumerate(self._shown)], -1).expand(self.batch, -1, -1),
             bias=self._bias,
-            required=required + shift,
+            required=self._allowance.required(required + shift, self.model.limit_margins(z)),
             conditions=self._conditions(),
         )
 
