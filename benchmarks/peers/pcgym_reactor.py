@@ -1,10 +1,12 @@
 """pc-gym 0.1.8's own CSTR: replay input sequences with its integrators, or time its environment.
 
     python pcgym_reactor.py replay IN.npz OUT.npz      # x0 (n x 2), u (samples x n x 1), d (samples x n x 3), dt_s
+    python pcgym_reactor.py oracle IN.npz OUT.npz      # x0 (n x 2), targets (n x samples), low, high, dt_s
     python pcgym_reactor.py speed OUT.json [SECONDS]
 
 Runs in an environment of its own (`pip install pcgym==0.1.8 "numpy<2.4"`), nothing of this project. OUT.npz holds the
-states (samples + 1 x n x 2) by `casadi` (its default, CVODES) and, for the first few, by `jax` (diffrax Tsit5).
+states (samples + 1 x n x 2) by `casadi` (its default, CVODES) and, for the first few, by `jax` (diffrax Tsit5); of `oracle`,
+its NMPC with its own defaults, the `moves` (n x samples) and the `states` (n x samples x 2) after each that it made them in.
 """
 
 from __future__ import annotations
@@ -51,6 +53,26 @@ def replay(given: str, out: str) -> None:
     np.savez(out, **found)
 
 
+def oracle(given: str, out: str) -> None:
+    from pcgym.oracle import oracle as its_oracle
+
+    data = np.load(given)
+    x0, targets, dt_s = data["x0"], data["targets"], float(data["dt_s"])
+    moves, states = [], []
+    for start, goal in zip(x0, targets, strict=True):
+        n = len(goal)
+        facts = {
+            "model": "cstr", "N": n, "tsim": n * dt_s / 60.0, "SP": {"Ca": list(goal)}, "x0": np.array([*start, goal[0]]),
+            "a_space": {"low": data["low"], "high": data["high"]},
+            "o_space": {"low": np.array([0.0, 250.0, 0.0]), "high": np.array([2.0, 600.0, 2.0])},
+            "r_scale": {"Ca": 1.0},
+        }  # fmt: skip
+        after, made = its_oracle(make_env, facts).mpc()
+        moves.append(made[0])
+        states.append(after.T)
+    np.savez(out, moves=np.array(moves), states=np.array(states))
+
+
 def speed(out: str, seconds: float) -> None:
     steps = 60
     env, rng = environment(np.array([0.877, 324.5]), np.full(steps, 350.0), _DT_S), np.random.default_rng(0)
@@ -67,7 +89,7 @@ def speed(out: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "replay":
-        replay(*sys.argv[2:4])
+    if sys.argv[1] in ("replay", "oracle"):
+        (replay if sys.argv[1] == "replay" else oracle)(*sys.argv[2:4])
     else:
         speed(sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 2.0)
