@@ -210,23 +210,23 @@ class Follower:
 
 
 class Watch:
-    """A plant watched while it runs: the verdict of each sample as it comes."""
+    """`batch` plants watched while they run: the verdict of each sample as it comes."""
 
-    def __init__(self, model: WorldModel, surprise: PlantSurprise) -> None:
+    def __init__(self, model: WorldModel, surprise: PlantSurprise, batch: int = 1) -> None:
         self.tags = [t.name for t in model.spec.measured]
-        self._model, self._surprise = model, surprise
+        self._model, self._surprise, self._batch = model, surprise, batch
         self.reset()
 
     def reset(self) -> None:
         """Forget the history (a gap in the samples)."""
         statistics = self._surprise.statistics
-        self._follower, self._seen = Follower(self._model, self._surprise.steps), 0
-        n, config = len(statistics.mean_square), statistics.config
-        self._means = [np.zeros((1, n)) for _ in config.means]
-        self._growths = [np.zeros((1, n)) for _ in config.variances]
+        self._follower, self._seen = Follower(self._model, self._surprise.steps, self._batch), 0
+        shape, config = (self._batch, len(statistics.mean_square)), statistics.config
+        self._means = [np.zeros(shape) for _ in config.means]
+        self._growths = [np.zeros(shape) for _ in config.variances]
 
     def see(self, measured: Array, dvs: Array, applied: Array, constants: Array | None = None) -> Verdict:
-        """The verdict on one sample (1 x ...); as `Follower.step`."""
+        """The verdicts (batch,) on one sample of each plant; as `Follower.step`."""
         surprise, statistics = self._surprise, self._surprise.statistics
         errors, z = self._follower.step(measured, dvs, applied, constants)
         u, config = clipped(surprise.errors(errors)), statistics.config
@@ -235,20 +235,19 @@ class Watch:
         self._growths = [g + a * (grown - g) for g, a in zip(self._growths, config.variances, strict=True)]
         self._seen += 1
         if self._seen <= surprise.settle:
-            return Verdict(np.zeros(1), np.zeros(1), np.zeros((1, len(self.tags))))
+            return Verdict(np.zeros(self._batch), np.zeros(self._batch), np.zeros((self._batch, len(self.tags))))
         components = statistics.of(self._means, self._growths)
         residual, density = surprise.multiples(components, (surprise.latents(z) ** 2).mean(1))
-        return Verdict(residual, density, self._blame(int(components.argmax())))
+        return Verdict(residual, density, self._blame(components.argmax(1)))
 
-    def _blame(self, component: int) -> Array:
-        """As `Statistics.attribution`, of the newest sample."""
-        directions = self._surprise.directions
-        means = len(self._means)
-        if component < means:
-            part = (self._means[component] @ directions.T) ** 2 / (directions**2).sum(1)
-        else:
-            part = np.maximum(self._growths[component - means], 0.0) @ (directions**2).T / (directions**2).sum(1)
-        return part / max(float(part.sum()), 1e-9)
+    def _blame(self, component: NDArray[np.int64]) -> Array:
+        """As `Statistics.attribution`, of the newest sample; `component` (batch,) is the largest of each plant."""
+        directions, rows, means = self._surprise.directions, np.arange(self._batch), len(self._means)
+        mean = np.stack(self._means)[np.minimum(component, means - 1), rows]
+        growth = np.stack(self._growths)[np.maximum(component - means, 0), rows]
+        parts = (mean @ directions.T) ** 2, np.maximum(growth, 0.0) @ (directions**2).T
+        part = np.where((component < means)[:, None], *parts) / (directions**2).sum(1)
+        return part / np.maximum(part.sum(1, keepdims=True), 1e-9)
 
 
 def follow(model: WorldModel, runs: Sequence[Run], steps: Sequence[int]) -> list[tuple[Array, Array]]:

@@ -57,6 +57,20 @@ def test_sample_by_sample_is_as_run_by_run(surprise: PlantSurprise, trained: Any
         watch.reset()
 
 
+def test_several_plants_are_watched_at_once_as_each_alone(
+    surprise: PlantSurprise, trained: Any, normal: list[Run]
+) -> None:
+    runs = [normal[62], replace(normal[63], measured=normal[63].measured + np.array([0.0, 4.0, 0.0]))]
+    watch, alone = Watch(trained.model, surprise, batch=2), [Watch(trained.model, surprise) for _ in runs]
+    for t in range(min(map(len, runs))):
+        rows = [[getattr(r, p)[t : t + 1] for p in ("measured", "dvs", "applied")] for r in runs]
+        together = watch.see(*(np.concatenate(part) for part in zip(*rows, strict=True)))
+        each = [one.see(*row) for one, row in zip(alone, rows, strict=True)]
+        for name in ("residual", "density", "blame"):
+            single = np.concatenate([getattr(v, name) for v in each])
+            np.testing.assert_allclose(getattr(together, name), single, rtol=1e-4, atol=1e-5)
+
+
 def test_normal_runs_pass_the_limit_about_as_often_as_promised(
     surprise: PlantSurprise, trained: Any, normal: list[Run]
 ) -> None:
