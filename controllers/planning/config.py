@@ -16,7 +16,7 @@ class PlannerConfig(BaseModel):
 
     The task energy of a step is sum |target error| / scale + `effort` * (u scaled 0..1 over `effort_range`)^2 +
     `suppression` * (move / span)^2. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
-    share of each new prediction error let into the offset correction; `guard` in engineering units is kept on top of
+    largest share of each new prediction error let into the offset correction; `guard` in engineering units is kept on top of
     every calibrated margin. `guardrails: false` is for showing what they prevent. `energy: goal` measures the target error
     in the latent instead, from the latent of a plant at rest at its targets (`controllers.planning.goal`).
 

@@ -158,6 +158,10 @@ class ForecastMpc(JepaMpc):
         self._moves: list[Tensor] = []  # and the moves (batch x n_mv) in force until, the disturbances at each
         self._disturbances: list[Tensor] = []
 
+    def _margins(self, z: Tensor) -> Tensor:
+        read = self._window[:, -1, : self.model.n_measured]
+        return self.model.limit_margins(self.model.normalise(read, "measured"))
+
     def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> None:
         """Compare what the windows of the last samples say of now with what is; `z` is the window of now."""
         h = self.config.horizon

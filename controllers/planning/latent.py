@@ -27,6 +27,7 @@ from plant.native import CompilerError
 
 Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
+_SMOOTHING = 0.1  # of the errors' mean and mean size: about the last ten samples
 
 _PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "mppi": MppiPlanner}
 
@@ -35,8 +36,9 @@ class LatentController(ABC):
     """Follows `batch` plants in the latent space of `model`; a subclass says what to plan for.
 
     Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples
-    ahead, for every k; at a steady state each prediction is therefore exact, whatever the model has wrong. A guardrail
-    margin is only ever tightened by it. The latents' own errors are learned alike.
+    ahead, for every k; at a steady state each prediction is therefore exact, whatever the model has wrong. Errors that keep
+    their sign go in faster than noise does: by the tracking signal, the size of their mean over their mean size (Trigg & Leach,
+    Operational Research Quarterly 18, 1967). A guardrail margin is only ever tightened by it. The latents' own errors are learned alike.
 
     Raises `ControlError` when the horizon is longer than the model was validated to.
     """
@@ -90,6 +92,10 @@ class LatentController(ABC):
         self._window = torch.full((self.batch, self.model.config.window, channels), torch.nan, dtype=torch.float64)
         self._past: Tensor | None = None  # (batch x k x latent): now, as predicted k+1 samples ago
         self._bias = torch.zeros(self.batch, self.config.horizon, self.model.n_measured, dtype=torch.float64)
+        self._mean, self._size = (
+            torch.zeros_like(self._bias),
+            torch.zeros_like(self._bias),
+        )  # of what was left to correct
         self._missed = torch.zeros(self.batch, self.config.horizon, self.model.config.latent, dtype=torch.float64)
         self._allowance = Allowance(self.spec.guardrails, self.spec.sample_time_s, self.batch)
         self._z: Tensor | None = None
@@ -149,9 +155,13 @@ class LatentController(ABC):
             fallback=self._safe,
             targets=torch.stack([values[:, k, i] for i, k in enumerate(self._shown)], -1).expand(self.batch, -1, -1),
             bias=self._bias,
-            required=self._allowance.required(required + shift, self.model.limit_margins(z)),
+            required=self._allowance.required(required + shift, self._margins(z)),
             conditions=self._conditions(),
         )
+
+    def _margins(self, z: Tensor) -> Tensor:
+        """Of now, to every limit (batch x n_guardrail), engineering units."""
+        return self.model.limit_margins(z)
 
     def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> None:
         """Compare what was predicted for now with what is, measurements and latent `z`."""
@@ -171,10 +181,15 @@ class LatentController(ABC):
 
     def _correct(self, error: Tensor) -> None:
         """Let `error` (batch x k x n_measured), of what was predicted 1..k samples ago for now, into the offset correction."""
-        known, a = error.shape[1], self.config.bias_filter
-        learned = (1 - a) * self._bias[:, :known] + a * error
+        known = error.shape[1]
+        new = error - self._bias[:, :known]
+        seen = torch.isfinite(new)
+        for mean, value in ((self._mean, new), (self._size, new.abs())):
+            mean[:, :known] += torch.where(seen, _SMOOTHING * (value - mean[:, :known]), 0.0)
+        signal = self._mean[:, :known].abs() / self._size[:, :known].clamp(min=1e-12)
+        learned = self._bias[:, :known] + self.config.bias_filter * signal * new
         # A measurement that is missing teaches nothing: what was learned stays.
-        kept = torch.where(torch.isfinite(error), learned, self._bias[:, :known])
+        kept = torch.where(seen, learned, self._bias[:, :known])
         self._bias = torch.cat([kept, self._bias[:, known:]], 1)
 
     def _decision(self, plan: Plan, problem: Problem, seen: Tensor, began: float) -> Decision:

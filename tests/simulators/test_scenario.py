@@ -9,6 +9,7 @@ import pytest
 from homeostat.lockstep import rehearse
 from plant.errors import SpecError
 from plant.spec import builtin_plants, load_spec
+from simulators.registry import simulator_of
 from simulators.scenario import STEADY, Scenario, builtin_scenarios, load_scenario, scenario_of
 
 SPEC = load_spec("reactor")
@@ -86,3 +87,10 @@ def test_operation_runs_from_start_to_end_in_the_hands_of_the_plant(plant: str) 
         assert run.reason == ""
         assert run.time_s[-1] == pytest.approx(scenario.samples(spec) * spec.sample_time_s)
     assert any((runs[0].true[t.name] != runs[1].true[t.name]).any() for t in spec.dvs)
+
+
+@pytest.mark.parametrize("plant", builtin_plants())
+def test_the_spec_says_how_late_a_reading_is(plant: str) -> None:
+    spec = load_spec(plant)
+    late = simulator_of(spec).dead_time_s
+    assert {t.name: t.dead_time_s for t in spec.measured if t.dead_time_s} == {n: late[n] for n in late}

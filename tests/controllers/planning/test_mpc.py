@@ -82,6 +82,34 @@ def test_bias_is_the_prediction_error(trained: WorldModel) -> None:
     np.testing.assert_allclose(decision.bias, error, rtol=1e-3)
 
 
+def test_noise_goes_in_less_than_an_error_that_stays(trained: WorldModel) -> None:
+    """Errors of one size: those that change their sign each sample hardly move the correction."""
+    moved = []
+    for sign in (-1.0, 1.0):
+        controller = JepaMpc(trained, CONFIG)
+        for k in range(40):
+            controller._correct(torch.full((1, 12, 2), 0.01 * sign**k).double())
+        moved.append(float(controller._bias.abs().max()))
+    assert moved[0] < 0.001
+    assert moved[1] > 0.009
+
+
+def test_a_target_is_asked_of_the_reading_that_shows_it(trained: WorldModel) -> None:
+    """An analyser two samples late."""
+    spec = trained.spec
+    tags = tuple(
+        t.model_copy(update={"dead_time_s": 2 * spec.sample_time_s}) if t.name == "Ca" else t for t in spec.tags
+    )
+    late = copy.deepcopy(trained)
+    late.spec = spec.model_copy(update={"tags": tags})
+    low, high = limits_of(spec)
+    targets = Targets(np.arange(12.0)[None, :, None], low, high)
+    for model, wanted in ((trained, np.arange(12)), (late, np.maximum(np.arange(12) - 2, 0))):
+        controller = JepaMpc(model, CONFIG)
+        z, applied, _ = controller._observe(observed())
+        np.testing.assert_array_equal(controller._problem(z, applied, targets, None).targets[0, :, 0], wanted)
+
+
 def test_a_missing_measurement_teaches_nothing(trained: WorldModel) -> None:
     """What was learned of the offset stays through a gap."""
     controller = JepaMpc(biased(trained), CONFIG.model_copy(update={"bias_filter": 0.3}))
