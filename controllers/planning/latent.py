@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 
@@ -20,6 +21,7 @@ from controllers.planning.planner import Planner
 from controllers.planning.problem import Constraints, Energy, Plan, Problem
 from controllers.planning.sampling import IcemPlanner, MppiPlanner
 from controllers.planning.scp import ScpPlanner
+from controllers.planning.widening import Widening
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
@@ -73,6 +75,7 @@ class LatentController(ABC):
         # The sample of a plan whose target a late reading shows.
         late = [round(self.spec.tag(t.tag).dead_time_s / self.spec.sample_time_s) for t in self.spec.targets]
         self._shown = [(torch.arange(self.config.horizon) - n).clamp(min=0) for n in late]
+        self._limits = torch.tensor([g.limit for g in self.spec.guardrails]).double()
         self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # no sensor, no bias
         self.reset()
 
@@ -97,6 +100,9 @@ class LatentController(ABC):
             torch.zeros_like(self._bias),
         )  # of what was left to correct
         self._missed = torch.zeros(self.batch, self.config.horizon, self.model.config.latent, dtype=torch.float64)
+        n, offline = len(self._limits), self.calibration
+        near = self.model.margin_scale[:n].double() * math.tanh(1.0)
+        self._widening = Widening(offline.margins[:, :n].double(), offline.level, near, self.batch)
         self._allowance = Allowance(self.spec.guardrails, self.spec.sample_time_s, self.batch)
         self._z: Tensor | None = None
         self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
@@ -140,8 +146,9 @@ class LatentController(ABC):
     def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
         previous = ((applied - self._low) / self._span).nan_to_num(0.5)
         dvs = self._expected(forecast)
-        required = self.calibration.margins[: self.config.horizon].double() + self.config.guard
-        shift = (self._sign * self._bias[..., self._columns]).clamp(min=0)
+        margins = self.calibration.margins[: self.config.horizon].double()
+        factor = torch.nn.functional.pad(self._widening.factor, (0, len(self.constraints.fallback)), value=1.0)
+        required = margins * factor[:, None] + self.config.guard
         values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
         if values.shape[1] < self.config.horizon:
             values = torch.cat([values, values[:, -1:].expand(-1, self.config.horizon - values.shape[1], -1)], dim=1)
@@ -155,7 +162,7 @@ class LatentController(ABC):
             fallback=self._safe,
             targets=torch.stack([values[:, k, i] for i, k in enumerate(self._shown)], -1).expand(self.batch, -1, -1),
             bias=self._bias,
-            required=self._allowance.required(required + shift, self._margins(z)),
+            required=self._allowance.required(required + self._tightened(), self._margins(z)),
             conditions=self._conditions(),
         )
 
@@ -172,12 +179,25 @@ class LatentController(ABC):
         u = self.model.normalise(applied, "mvs").nan_to_num(0.0)[:, None].expand(-1, back.shape[1], -1)
         d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
         self._past = self.model.advance_normalised(back, u, d, self._conditions())
+        self._widen(measured)
         self._correct(measured[:, None] - self.model.read_out(self._past))
         known, a = self._past.shape[1], self.config.bias_filter
         whole = torch.isfinite(measured).all(-1) & torch.isfinite(applied).all(-1)
         missed = (1 - a) * self._missed[:, :known] + a * (z[:, None] - self._past)
         missed = torch.where(whole[:, None, None], missed, self._missed[:, :known])
         self._missed = torch.cat([missed, self._missed[:, known:]], 1)
+
+    def _widen(self, measured: Tensor) -> None:
+        """Compare the margins predicted for now with those that came."""
+        assert self._past is not None
+        n, known = len(self._limits), self._past.shape[1]
+        sign = torch.where(self._sign[:n] == 0, torch.nan, self._sign[:n])
+        observed = sign * (self._limits - measured[:, self._columns[:n]])
+        self._widening.learn(self.model.limit_margins(self._past)[..., :n], observed, self._tightened()[:, :known, :n])
+
+    def _tightened(self) -> Tensor:
+        """What the offset correction adds to every margin (batch x horizon x n_constraint)."""
+        return (self._sign * self._bias[..., self._columns]).clamp(min=0)
 
     def _correct(self, error: Tensor) -> None:
         """Let `error` (batch x k x n_measured), of what was predicted 1..k samples ago for now, into the offset correction."""
