@@ -46,6 +46,8 @@ class Observation:
     n_constant): COND tags as they read; None, or NaN before the first reading, stands for their nominal values.
     `forecast` (batch x k x n_dv): what is expected of the DVs at the next k samples (announced meals, a weather
     forecast), NaN where nothing is; None, NaN and what lies past k hold what came before.
+    `surprise` (batch,): how far the plants are from what a model knows, as a multiple of the calibrated limit; None where
+    nothing watches.
     """
 
     time_s: float
@@ -54,6 +56,7 @@ class Observation:
     applied: Array
     constants: Array | None = None
     forecast: Array | None = None
+    surprise: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Decision:
     - `energy`: energy terms by name, (batch,) each.
     - `bias` (batch x n_measured): the filtered prediction error added to the predictions.
     - `solve_time_s`: wall time of the whole decision.
+    - `why` (batch,): what an operator should know about the plan, in a sentence; '' or nothing where there is nothing.
     """
 
     moves: Array
@@ -93,6 +97,7 @@ class Decision:
     bias: Array
     solve_time_s: float
     energy: Mapping[str, Array] = field(default_factory=dict)
+    why: tuple[str, ...] = ()
 
     @classmethod
     def of_moves(cls, spec: PlantSpec, moves: Array, solve_time_s: float) -> Decision:

@@ -107,7 +107,8 @@ class Guardrail(_Strict):
     unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` within `fallback_s` plant seconds if the
     fallback took over now: long enough for the slowest creep past the limit. It stops at the end of that tag's range, for
     how far past the limit a lost plant goes is not asked. Recorded excitation never passes `recording_limit`; what lies
-    beyond is only ever simulated. `allowed_s`: how long the limit may be passed at a time."""
+    beyond is only ever simulated. `allowed_s`: how long the limit may be passed at a time.
+    `shown_by` names a CV or AUX that shows the tag late or noisily: what is mispredicted of it tightens the guardrail."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     tag: str
@@ -118,6 +119,7 @@ class Guardrail(_Strict):
     fallback_s: Annotated[float, Field(gt=0)] = 1800.0
     recording_limit: float | None = None
     allowed_s: Annotated[float, Field(ge=0)] = 0.0
+    shown_by: str | None = None
 
     @model_validator(mode="after")
     def _one_sided(self) -> Guardrail:
@@ -217,6 +219,8 @@ class PlantSpec(_Strict):
                 need(dv, f"{mv.name}.move.feed_forward", Role.DV)
         for i, g in enumerate(self.guardrails):
             need(g.tag, f"guardrails[{i}].tag")
+            if g.shown_by:
+                need(g.shown_by, f"guardrails[{i}].shown_by", Role.CV, Role.AUX)
             if g.fallback_tag:
                 low, high = need(g.fallback_tag, f"guardrails[{i}].fallback_tag", Role.HIDDEN).range
                 if not low < g.limit < high:

@@ -14,7 +14,7 @@ from models.world_model import WorldModel
 
 
 class Supervised:
-    """`controller` for `batch` plants until the plant no longer follows `model`: where the surprise has been past the limits of
+    """`controller` for `batch` plants, told of the surprise, until the plant no longer follows `model`: where the surprise has been past the limits of
     `config` for its number of samples, `fallback` has that plant from then on, with status FALLBACK. `shed` (batch,) says
     where, `score` (batch,) is the surprise of the last sample."""
 
@@ -43,7 +43,8 @@ class Supervised:
         self.score = self._watch.see(o.measured, o.dvs, o.applied, o.constants).score
         self._count = np.where(self.score > self._config.surprise_to_shed, self._count + 1, 0)
         self.shed = self.shed | (self._count >= self._config.surprise_samples)
-        wanted, instead = self._controller.decide(o, targets), self._fallback.decide(o, targets)
+        told = dataclasses.replace(o, surprise=self.score)
+        wanted, instead = self._controller.decide(told, targets), self._fallback.decide(o, targets)
         moves = np.where(self.shed[:, None], instead.moves, wanted.moves)
         status = tuple(Status.FALLBACK if s else w for s, w in zip(self.shed.tolist(), wanted.status, strict=True))
         return dataclasses.replace(wanted, moves=moves, status=status, solve_time_s=time.perf_counter() - began)

@@ -23,7 +23,8 @@ class PlannerConfig(BaseModel):
     `name`: second-order shooting (`scp`), or one of the samplers, which draw `candidates` plans in the first iteration from
     `seed`. `blocks`: lengths in samples of the stretches over which moves are held, the last one to the end of the horizon;
     none: a move every sample. `steady` times sum |target error's change over the last sample| / scale prices a plan whose end
-    is no rest.
+    is no rest. `calm`: the surprise (a multiple of its limit) up to which margins stay as calibrated; they grow in proportion
+    beyond.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +41,7 @@ class PlannerConfig(BaseModel):
     suppression: NonNegative = 0.5
     steady: NonNegative = 0.0
     bias_filter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    calm: Positive = 0.35
     guard: NonNegative = 0.05
     guardrails: bool = True
 

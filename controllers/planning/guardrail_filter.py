@@ -118,7 +118,7 @@ class GuardrailFilter(LatentController):
             problem = dataclasses.replace(problem, asked=asked)
             plan = self._nearest(problem, deadline)
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
-            decision = self._decision(plan, problem, seen & known, began)
+            decision = self._decision(plan, problem, targets, seen & known, began)
         return self._passed_on(decision, answer, asked[:, 0].numpy(), known.numpy(), began)
 
     def _ask(self, observation: Observation, targets: Targets) -> Decision | None:
@@ -215,6 +215,10 @@ class GuardrailFilter(LatentController):
             ),
             energy={**answer.energy, **energy},
             solve_time_s=time.perf_counter() - began,
+            why=tuple(
+                mine if status in grave or not answer.why else its
+                for status, mine, its in zip(decision.status, decision.why, answer.why or decision.why, strict=True)
+            ),
         )  # fmt: skip
 
 

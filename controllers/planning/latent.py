@@ -17,6 +17,7 @@ from controllers.contracts import Decision, Observation, Status, Targets
 from controllers.planning.allowance import Allowance
 from controllers.planning.compiled import CompiledScpPlanner
 from controllers.planning.config import PlannerConfig
+from controllers.planning.explained import contradiction, why
 from controllers.planning.planner import Planner
 from controllers.planning.problem import Constraints, Energy, Plan, Problem
 from controllers.planning.sampling import IcemPlanner, MppiPlanner
@@ -71,12 +72,14 @@ class LatentController(ABC):
         self.calibration = calibration or Calibration.none(self.config.horizon, len(self.constraints))
         names = [t.name for t in self.spec.measured]
         rails = [self.spec.guardrails[i] for i in self.constraints.guardrail]
-        self._columns = [names.index(g.tag) if g.tag in names else 0 for g in rails]
+        shown = [g.tag if g.tag in names else g.shown_by for g in rails]
+        self._columns = [names.index(tag) if tag else 0 for tag in shown]
+        self._tightens = torch.tensor([g.sign * bool(tag) for g, tag in zip(rails, shown, strict=True)]).double()
         # The sample of a plan whose target a late reading shows.
         late = [round(self.spec.tag(t.tag).dead_time_s / self.spec.sample_time_s) for t in self.spec.targets]
         self._shown = [(torch.arange(self.config.horizon) - n).clamp(min=0) for n in late]
         self._limits = torch.tensor([g.limit for g in self.spec.guardrails]).double()
-        self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # no sensor, no bias
+        self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # seen as they are
         self.reset()
 
     def _planner(self, energy: Energy) -> Planner:
@@ -104,6 +107,7 @@ class LatentController(ABC):
         near = self.model.margin_scale[:n].double() * math.tanh(1.0)
         self._widening = Widening(offline.margins[:, :n].double(), offline.level, near, self.batch)
         self._allowance = Allowance(self.spec.guardrails, self.spec.sample_time_s, self.batch)
+        self._alarm = torch.ones(self.batch).double()  # what surprise multiplies the margins by
         self._z: Tensor | None = None
         self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
         self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
@@ -129,6 +133,8 @@ class LatentController(ABC):
         z = self.model.encode(self._window, self._constants)
         self._learn_bias(z, measured, applied)
         self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
+        if observation.surprise is not None:
+            self._alarm = (torch.from_numpy(np.array(observation.surprise)) / self.config.calm).clamp(min=1.0)
         return z, applied, torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
 
     def _conditions(self) -> Tensor | None:
@@ -148,7 +154,7 @@ class LatentController(ABC):
         dvs = self._expected(forecast)
         margins = self.calibration.margins[: self.config.horizon].double()
         factor = torch.nn.functional.pad(self._widening.factor, (0, len(self.constraints.fallback)), value=1.0)
-        required = margins * factor[:, None] + self.config.guard
+        required = margins * factor[:, None] * self._alarm[:, None, None] + self.config.guard
         values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
         if values.shape[1] < self.config.horizon:
             values = torch.cat([values, values[:, -1:].expand(-1, self.config.horizon - values.shape[1], -1)], dim=1)
@@ -197,7 +203,7 @@ class LatentController(ABC):
 
     def _tightened(self) -> Tensor:
         """What the offset correction adds to every margin (batch x horizon x n_constraint)."""
-        return (self._sign * self._bias[..., self._columns]).clamp(min=0)
+        return (self._tightens * self._bias[..., self._columns]).clamp(min=0)
 
     def _correct(self, error: Tensor) -> None:
         """Let `error` (batch x k x n_measured), of what was predicted 1..k samples ago for now, into the offset correction."""
@@ -212,10 +218,11 @@ class LatentController(ABC):
         kept = torch.where(seen, learned, self._bias[:, :known])
         self._bias = torch.cat([kept, self._bias[:, known:]], 1)
 
-    def _decision(self, plan: Plan, problem: Problem, seen: Tensor, began: float) -> Decision:
+    def _decision(self, plan: Plan, problem: Problem, targets: Targets, seen: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low
         margins = plan.rollout.margins - problem.required
         shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
+        seen = seen & (not contradiction(self.spec, targets))
         finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
         moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
         broken = (plan.violation * 100).floor().sum(-1) > 0
@@ -226,16 +233,23 @@ class LatentController(ABC):
             else Status.OPTIMAL if settled else Status.FEASIBLE
             for ok, bad, settled in zip(finite.tolist(), broken.tolist(), plan.converged.tolist(), strict=True)
         )  # fmt: skip
+        names, predicted = tuple(self.constraints.names), plan.rollout.measured.numpy()
+        now, n = self._window[:, -1].numpy(), self.model.n_measured
+        told = why(
+            self.spec, status, names, moves.numpy(), predicted, margins.numpy(), targets, problem.targets.numpy(), now[:, :n],
+            now[:, n + self.model.n_dv :], self.deadline_s,
+        )  # fmt: skip
         return Decision(
             moves=moves[:, 0].numpy(),
             plan=moves.numpy(),
-            predicted=plan.rollout.measured.numpy(),
+            predicted=predicted,
             margins=margins.numpy(),
             calibrated=problem.required.amax(0).numpy(),
-            guardrails=tuple(self.constraints.names),
+            guardrails=names,
             status=status,
             violation=shortfall.numpy(),
             bias=problem.bias[:, 0].numpy(),
             solve_time_s=time.perf_counter() - began,
             energy={name: term.numpy() for name, term in plan.terms.items()},
+            why=told,
         )

@@ -67,8 +67,8 @@ class JepaMpc(LatentController):
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         """The next move for every plant.
 
-        A plant with no measurement at all, whose moves in force are unknown, or whose plan is not finite, gets status
-        INFEASIBLE and its fallback move.
+        A plant with no measurement at all, whose moves in force are unknown, whose limits contradict each other, or whose plan is
+        not finite, gets status INFEASIBLE and its fallback move.
         """
         began = time.perf_counter()
         deadline = None if self.deadline_s is None else began + self.deadline_s
@@ -77,7 +77,7 @@ class JepaMpc(LatentController):
             problem = self._problem(z, applied, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
-            decision = self._decision(plan, problem, seen, began)
+            decision = self._decision(plan, problem, targets, seen, began)
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
         return decision
 

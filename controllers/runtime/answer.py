@@ -28,6 +28,8 @@ class AnswerCheck:
     def _defect(self, d: Decision) -> str:
         if len(d.status) != 1 or not isinstance(d.status[0], Status):
             return f"its status is {d.status!r}"
+        if d.why and (len(d.why) != 1 or not isinstance(d.why[0], str)):
+            return f"what it says of its plan is {d.why!r}"
         plan = np.asarray(d.plan, dtype=np.float64)
         horizon = plan.shape[1] if plan.ndim == 3 else 0
         wanted = {

@@ -231,10 +231,11 @@ class ControlLoop:
         parts = (self.spec.measured, self.spec.dvs, self.spec.mvs, self.spec.constants)
         measured, dvs, applied, constants = (np.array([[values[t.name] for t in tags]]) for tags in parts)
         ahead = self._forecast(sample.time_s) if self._forecast else None
-        observation = Observation(sample.time_s, measured, dvs, applied, constants, ahead)
-        if self._watch is not None:
-            verdict = self._watch.see(measured, dvs, applied, constants)
+        verdict = None if self._watch is None else self._watch.see(measured, dvs, applied, constants)
+        if verdict is not None:
             self._surprise = surprised(verdict, [t.name for t in self.spec.measured])
+        surprise = None if verdict is None else verdict.score
+        observation = Observation(sample.time_s, measured, dvs, applied, constants, ahead, surprise)
         targets = Targets(
             self.targets.ahead(sample.time_s, self._controller.horizon),
             np.array([limits[t.name][0] for t in self.spec.mvs]),

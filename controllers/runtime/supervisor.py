@@ -132,7 +132,7 @@ class Supervisor:
             late = "the last plan was late" if o.late else "there is no plan yet: select ADVISORY first"
             return [*why, o.defect or late]
         if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE):
-            why.append(f"the plan is {d.status[0]}")
+            why.append(f"the plan is {d.status[0]}{_said(d)}")
         if o.surprise is not None and o.surprise.score > self._config.surprise_to_enter:
             why.append(
                 f"the model is surprised ({o.surprise.text}), at most {self._config.surprise_to_enter:g} is allowed"
@@ -295,7 +295,7 @@ class Supervisor:
         if n["late"] >= c.late_plans:
             return Cause.LATE, f"{n['late']} plans in a row were late"
         if o.decision is not None and o.decision.status[0] is Status.INFEASIBLE:
-            return Cause.INFEASIBLE, "the planner found no answer at all"
+            return Cause.INFEASIBLE, f"the planner found no answer at all{_said(o.decision)}"
         if n["recovery"] >= c.recovery_samples:
             text = f"{n['recovery']} plans in a row broke a guardrail by too much, or were the standby's"
             return Cause.RECOVERY, text
@@ -352,6 +352,13 @@ class Supervisor:
         status = o.decision.status[0] if o.decision is not None else None
         grave = status in (Status.RECOVERY, Status.INFEASIBLE, Status.FALLBACK)
         worst = f", worst violation {o.decision.violation[0]:.3g}" if o.decision is not None else ""
-        show("plan", Severity.HIGH, f"The plan is {status}{worst}" if grave else "")
+        said = _said(o.decision) if o.decision is not None else ""
+        show("plan", Severity.HIGH, f"The plan is {status}{worst}{said}" if grave else "")
+        show("target", Severity.LOW, said.removeprefix(": ") if status in (Status.OPTIMAL, Status.FEASIBLE) else "")
         high = o.surprise is not None and o.surprise.score > self._config.surprise_to_enter
         show("surprise", Severity.MEDIUM, o.surprise.text if o.surprise is not None and high else "")
+
+
+def _said(decision: Decision) -> str:
+    """What the controller says about its plan, after a colon; '' where it says nothing."""
+    return f": {decision.why[0]}" if decision.why and decision.why[0] else ""

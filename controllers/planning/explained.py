@@ -1,0 +1,77 @@
+"""What an operator is told about a plan that is not simply the best one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controllers.contracts import Array, Status, Targets
+from plant.spec import PlantSpec
+
+_FAR = 0.05  # of what the target may be set to: nearer than that it is met
+_RESTS = 0.1  # of what is missing: a plan that changes less over its last sample has come to rest
+_BINDS = 1e-3  # of an MV's limits
+
+
+def contradiction(spec: PlantSpec, targets: Targets) -> str:
+    """Which operator limits leave no move at all; '' where all do."""
+    for tag, low, high in zip(spec.mvs, targets.move_low.tolist(), targets.move_high.tolist(), strict=True):
+        if not low <= high:
+            return f"the limits of {tag.name} leave no move: low {low:g}, high {high:g} {tag.unit}; set them anew"
+    return ""
+
+
+def unseen(spec: PlantSpec, measured: Array, applied: Array) -> str:
+    """Of one plant: what keeps a controller from seeing it; '' where nothing does. `measured`, `applied` as in `Observation`."""
+    if not np.isfinite(measured).any():
+        return f"none of {', '.join(t.name for t in spec.measured)} can be read"
+    blind = [t.name for t, u in zip(spec.mvs, applied.tolist(), strict=True) if not np.isfinite(u)]
+    return f"the move in force of {', '.join(blind)} is not known" if blind else ""
+
+
+def broken(guardrails: tuple[str, ...], margins: Array) -> str:
+    """Of one plan: its guardrail that falls shortest; `margins` (horizon x n_guardrail) less what is required."""
+    step, j = np.unravel_index(int(np.argmin(margins)), margins.shape)
+    return f"{guardrails[j]} falls {-margins[step, j]:.3g} short of its margin in {step + 1} samples, whatever is done"
+
+
+def short_of_target(
+    spec: PlantSpec, plan: Array, predicted: Array, margins: Array, targets: Targets, wanted: Array
+) -> str:
+    """Of one plan that has come to rest: which target it does not reach, and what holds it; '' where all are met or under way.
+    `plan`, `predicted`, `margins` (horizon x any), `wanted` (horizon x n_target)."""
+    names = [t.name for t in spec.measured]
+    for i, target in enumerate(spec.targets):
+        low, high = target.limits
+        reading = predicted[:, names.index(target.tag)]
+        gap = abs(reading[-1] - wanted[-1, i])
+        moving = abs(reading[-1] - reading[-2]) if len(reading) > 1 else 0.0
+        if gap <= _FAR * (high - low) or moving > _RESTS * gap:
+            continue
+        held = [
+            f"{t.name} is at its limit"
+            for t, last, bottom, top in zip(spec.mvs, plan[-1], targets.move_low, targets.move_high, strict=True)
+            if min(last - bottom, top - last) <= _BINDS * (top - bottom)
+        ]
+        held += ["a guardrail holds it"] if margins.size and margins[-1].min() < 0.5 else []
+        if held:
+            return f"{target.tag} comes to rest at {reading[-1]:.4g}, not at {wanted[-1, i]:.4g}: {', '.join(held)}"
+    return ""
+
+
+def why(
+    spec: PlantSpec, status: tuple[Status, ...], guardrails: tuple[str, ...], plan: Array, predicted: Array, margins: Array,
+    targets: Targets, wanted: Array, measured: Array, applied: Array, deadline_s: float | None,
+) -> tuple[str, ...]:  # fmt: skip
+    """`Decision.why` of a planner's answer; arrays with the batch in front."""
+    contradicted, said = contradiction(spec, targets), []
+    for b, s in enumerate(status):
+        if s is Status.INFEASIBLE:
+            text = contradicted or unseen(spec, measured[b], applied[b]) or "the model's prediction is not a number"
+        elif s is Status.RECOVERY:
+            text = broken(guardrails, margins[b])
+        elif s is Status.DEADLINE:
+            text = f"the best found in {1e3 * (deadline_s or 0.0):.3g} ms"
+        else:
+            text = short_of_target(spec, plan[b], predicted[b], margins[b], targets, wanted[b])
+        said.append(text)
+    return tuple(said)
