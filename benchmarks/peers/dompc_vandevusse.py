@@ -1,11 +1,13 @@
-"""do-mpc 5.1.2's simulator with its CSTR example: replay input sequences, or time it.
+"""do-mpc 5.1.2 with its CSTR example: replay input sequences, close its own loop, or time its simulator.
 
     python dompc_vandevusse.py replay IN.npz OUT.npz   # x0 (n x 4), u (samples x n x 2), d (samples x n x 2), p, dt_s
+    python dompc_vandevusse.py mpc IN.json OUT.npz     # {"n_robust": [...], "plants": [[alpha, beta], ...], "samples": n}
     python dompc_vandevusse.py speed OUT.json [SECONDS]
 
 Runs in an environment of its own (`pip install do-mpc==5.1.2`), nothing of this project. The equations are the published
 ones (Klatt & Engell 1998, with the example's numbers), written here in do-mpc's terms; OUT.npz holds the states
-(samples + 1 x n x 4) by `cvodes` at do-mpc's own tolerances.
+(samples + 1 x n x 4) by `cvodes` at do-mpc's own tolerances; of `mpc`, with the example's controller for each `n_robust` and
+plant, `states` (n_robust x plants x samples + 1 x 4), `moves` (... x samples x 2) and `solve_s` (... x samples).
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ with warnings.catch_warnings():
 _DT_S = 18.0
 
 
-def simulator(dt_s: float):
-    """Its simulator, and the function that tells it feed and kinetics."""
+def cstr():
+    """The example's model."""
     model = do_mpc.model.Model("continuous")
     ca_, cb, t_r, t_k = (model.set_variable("_x", n) for n in ("C_a", "C_b", "T_R", "T_K"))
     flow, heat = (model.set_variable("_u", n) for n in ("F", "Q_dot"))
@@ -42,7 +44,12 @@ def simulator(dt_s: float):
     model.set_rhs("T_R", reaction / -cp + flow * (t_in - t_r) + area * (t_k - t_r) / (cp * 10.01))
     model.set_rhs("T_K", (heat + area * (t_r - t_k)) / (5.0 * 2.0))
     model.setup()
-    sim = do_mpc.simulator.Simulator(model)
+    return model
+
+
+def simulator(dt_s: float):
+    """Its simulator, and the function that tells it feed and kinetics."""
+    sim = do_mpc.simulator.Simulator(cstr())
     sim.settings.t_step = dt_s / 3600.0
     template = sim.get_p_template()
     values = {"C_A0": 5.1, "T_in": 130.0, "alpha": 1.0, "beta": 1.0}
@@ -55,6 +62,56 @@ def simulator(dt_s: float):
     sim.set_p_fun(parameters)
     sim.setup()
     return sim, values
+
+
+def controller(n_robust: int):
+    """The example's MPC: 20 samples ahead, sum (Cb - .6)^2, moves priced, T_R soft at 140, three values each of alpha and beta."""
+    model = cstr()
+    mpc = do_mpc.controller.MPC(model)
+    mpc.settings.n_horizon, mpc.settings.n_robust, mpc.settings.t_step = 20, n_robust, _DT_S / 3600.0
+    mpc.settings.store_full_solution = False
+    mpc.settings.nlpsol_opts = {"ipopt.print_level": 0, "ipopt.sb": "yes", "print_time": 0}
+    mpc.scaling["_x", "T_R"] = mpc.scaling["_x", "T_K"] = 100.0
+    mpc.scaling["_u", "Q_dot"], mpc.scaling["_u", "F"] = 2000.0, 100.0
+    error = (model.x["C_b"] - 0.6) ** 2
+    mpc.set_objective(mterm=error, lterm=error)
+    mpc.set_rterm(F=0.1, Q_dot=1e-3)
+    for name, low, high in (("C_a", 0.1, 2.0), ("C_b", 0.1, 2.0), ("T_R", 50.0, None), ("T_K", 50.0, 140.0)):
+        mpc.bounds["lower", "_x", name] = low
+        if high is not None:
+            mpc.bounds["upper", "_x", name] = high
+    for name, low, high in (("F", 5.0, 100.0), ("Q_dot", -8500.0, 0.0)):
+        mpc.bounds["lower", "_u", name], mpc.bounds["upper", "_u", name] = low, high
+    mpc.set_nl_cons("T_R", model.x["T_R"], ub=140.0, soft_constraint=True, penalty_term_cons=1e2)
+    known = {"C_A0": np.array([5.1]), "T_in": np.array([130.0])}
+    mpc.set_uncertainty_values(alpha=np.array([1.0, 1.05, 0.95]), beta=np.array([1.0, 1.1, 0.9]), **known)
+    mpc.setup()
+    return mpc
+
+
+def mpc(given: str, out: str) -> None:
+    with open(given) as file:
+        asked = json.load(file)
+    samples, plants = asked["samples"], asked["plants"]
+    shape = (len(asked["n_robust"]), len(plants), samples)
+    states, moves, solve = np.empty((*shape[:2], samples + 1, 4)), np.empty((*shape, 2)), np.empty(shape)
+    for i, n_robust in enumerate(asked["n_robust"]):
+        its, (sim, values) = controller(n_robust), simulator(_DT_S)
+        for j, (alpha, beta) in enumerate(plants):
+            values.update(alpha=alpha, beta=beta)
+            x = np.array([0.8, 0.5, 134.14, 130.0])[:, None]
+            for part in (its, sim):
+                part.reset_history()
+                part.x0, part.u0 = x, np.zeros((2, 1))  # as a fresh one starts
+                part.set_initial_guess()
+            states[i, j, 0] = x.ravel()
+            for k in range(samples):
+                began = perf_counter()
+                u = its.make_step(x)
+                solve[i, j, k] = perf_counter() - began
+                x = sim.make_step(u)
+                moves[i, j, k], states[i, j, k + 1] = u.ravel(), x.ravel()
+    np.savez(out, states=states, moves=moves, solve_s=solve)
 
 
 def replay(given: str, out: str) -> None:
@@ -92,7 +149,7 @@ def speed(out: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "replay":
-        replay(*sys.argv[2:4])
+    if sys.argv[1] in ("replay", "mpc"):
+        (replay if sys.argv[1] == "replay" else mpc)(*sys.argv[2:4])
     else:
         speed(sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 2.0)
