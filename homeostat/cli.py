@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,15 @@ Endpoint = Annotated[
     str | None, typer.Option(help="The plant's OPC UA endpoint; default: the one in its YAML.", metavar="URL")
 ]
 ControllerUrl = Annotated[str, typer.Option("--controller", help="The controller's OPC UA endpoint.", metavar="URL")]
+
+
+class Tier(StrEnum):
+    """How much an evaluation covers."""
+
+    CORE = "core"
+    FULL = "full"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 _DATA = Path(".homeostat")
 
@@ -306,6 +316,9 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: trained, else shipped.")] = None,
     scenario: Annotated[str, typer.Option(help="What the plants live through.")] = "operation",
+    tier: Annotated[
+        Tier, typer.Option(help="core: that scenario; full: the plant's others and three times the noise, too.")
+    ] = Tier.CORE,
     runs: Annotated[int, typer.Option(min=1, help="Plants a seed, all at once.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds: start states, disturbances, noise, targets.")] = 5,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
@@ -326,11 +339,11 @@ def evaluate(
     folder = target or data_dir / spec.name / "evaluation"
     with err.status("evaluating") as status:
         text = evaluation.run(
-            spec, load_checkpoint(spec, checkpoint, data_dir), folder, configs=config or [], scenario=scenario, runs=runs,
-            seeds=seeds, first_seed=seed, noise=noise, preview=preview, nmpc=nmpc, progress=status.update,
+            spec, load_checkpoint(spec, checkpoint, data_dir), folder, configs=config or [], scenario=scenario,
+            tier=tier, runs=runs, seeds=seeds, first_seed=seed, noise=noise, preview=preview, nmpc=nmpc, progress=status.update,
         )  # fmt: skip
     typer.echo(text, nl=False)
-    err.print(f"report: {folder / 'evaluation.html'}", soft_wrap=True)
+    err.print(f"report: {folder / ('*' if tier is Tier.FULL else '') / 'evaluation.html'}", soft_wrap=True)
 
 
 @app.command(epilog="Example: `homeostat dashboard reactor --port 8501`")

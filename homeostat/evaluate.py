@@ -18,7 +18,9 @@ from models.checkpoint import Checkpoint
 from plant.errors import SpecError
 from plant.spec import PlantSpec
 from simulators.registry import simulator_of
-from simulators.scenario import load_scenario
+from simulators.scenario import builtin_scenarios, load_scenario
+
+_RECORDING = ("steady", "excitation", "incident")  # nothing happens, or the moves are the scenario's own
 
 
 class Held:
@@ -71,6 +73,7 @@ def run(
     *,
     configs: Sequence[Path],
     scenario: str,
+    tier: str,
     runs: int,
     seeds: int,
     first_seed: int,
@@ -79,14 +82,22 @@ def run(
     nmpc: bool,
     progress: Callable[[str], None],
 ) -> str:
-    """Evaluate and report into `out`; returns the Markdown table."""
-    chosen = load_scenario(scenario, spec)
-    rows = evaluate(
-        spec, makers(spec, checkpoint, configs, nmpc), chosen, runs=runs, seeds=range(first_seed, first_seed + seeds),
-        preview=preview, noise=noise, progress=progress,
-    )  # fmt: skip
-    about = {
-        "scenario": chosen.name, "runs a seed": runs, "seeds": f"{first_seed}..{first_seed + seeds - 1}", "noise x": noise,
-        "preview": "yes" if preview else "no", "model": checkpoint.facts.get("command", ""),
-    }  # fmt: skip
-    return write(out, spec, rows, about)
+    """Evaluate and report into `out`; returns the Markdown tables. `tier` core: `scenario`; full: with it every other scenario
+    of the plant a controller meets, and `scenario` at three times the noise, each in a folder of its own below `out`."""
+    cases = {scenario: (scenario, noise)}
+    if tier == "full":
+        cases |= {name: (name, noise) for name in builtin_scenarios(spec) if name not in _RECORDING}
+        cases[f"{Path(scenario).stem}_noise_x_3"] = (scenario, 3 * noise)
+    texts = []
+    for case, (name, factor) in cases.items():
+        chosen = load_scenario(name, spec)
+        rows = evaluate(
+            spec, makers(spec, checkpoint, configs, nmpc), chosen, runs=runs, seeds=range(first_seed, first_seed + seeds),
+            preview=preview, noise=factor, progress=lambda text, case=case: progress(f"{case}: {text}"),
+        )  # fmt: skip
+        about = {
+            "scenario": chosen.name, "runs a seed": runs, "seeds": f"{first_seed}..{first_seed + seeds - 1}",
+            "noise x": factor, "preview": "yes" if preview else "no", "model": checkpoint.facts.get("command", ""),
+        }  # fmt: skip
+        texts.append(write(out / Path(case).stem if tier == "full" else out, spec, rows, about))
+    return "\n".join(texts)

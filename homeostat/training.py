@@ -34,7 +34,7 @@ from models.windows import Run
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
-from simulators.scenario import load_scenario
+from simulators.scenario import Scenario, load_scenario
 
 Stage = Callable[[str], None]
 _HELD_OUT = 100_000  # samples that calibration and diagnosis look at, at most: they hold them all in memory
@@ -124,17 +124,19 @@ def _train(
 
 
 def executed_calibration(
-    spec: PlantSpec, world: WorldModel, calibration: Calibration, held_out: list[Run], seed: int, stage: Stage
-) -> tuple[Calibration, list[list[Run]]]:
-    """Calibrate on the planner's own closed loops, twice: margins change what is executed, so those that stay are measured
-    on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any. Also
+    spec: PlantSpec, world: WorldModel, calibration: Calibration, held_out: list[Run], seed: int, stage: Stage,
+    scenario: Scenario | None = None,
+) -> tuple[Calibration, list[list[Run]]]:  # fmt: skip
+    """Calibrate on the planner's own closed loops of `scenario` (default: the plant's `operation`), twice: margins change what
+    is executed, so those that stay are measured on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any. Also
     returns the runs of both rounds."""
     rounds: list[list[Run]] = []
+    scenario = scenario or load_scenario("operation", spec)
     count, horizon = len(spec.guardrails), world.config.horizon
     for number, batch in enumerate(_EXECUTED_RUNS, start=1):
         stage(f"calibrating on executed plans, round {number} of {len(_EXECUTED_RUNS)}")
         controller = JepaMpc(world, PlannerConfig(horizon=horizon), calibration, batch=batch)
-        runs = executed_runs(spec, controller, load_scenario("operation", spec), batch, 1000 * seed + number)
+        runs = executed_runs(spec, controller, scenario, batch, 1000 * seed + number)
         rounds.append(runs)
         last, calibration = calibration, calibrate(world, [*held_out, *runs], horizon)
         calibration.margins[:, count:] = torch.maximum(calibration.margins[:, count:], last.margins[:, count:])

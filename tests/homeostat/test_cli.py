@@ -375,6 +375,14 @@ def test_controllers_are_evaluated_beside_each_other(homeostat, tmp_path: Path):
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
         f"evaluation.{e}" for e in ("html", "json", "md")
     ]
+    code, out, err = homeostat(
+        "evaluate", "reactor_bare", "--config", "plain.yaml", "--tier", "full", "--runs", 1, "--seeds", 1, "--out", "all"
+    )
+    assert code == 0, err
+    cases = {p.parent.name for p in (tmp_path / "all").glob("*/evaluation.html")}
+    assert {"operation", "operation_noise_x_3"} < cases
+    assert not cases & {"steady", "excitation", "incident"}
+    assert out.count("| score | unit | plain | moves held |") == len(cases)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "calm.yaml").write_text("{}")
     one_error(
