@@ -136,3 +136,29 @@ def test_a_scenario_is_lived_by_the_plants(bare: PlantSpec) -> None:
     assert not broke[0]
     assert broke[1], "a PID on the concentration does not see it coming"
     assert avoidable[1] == (runs.fallback[1, 8, 0] < 350.0)
+
+
+def test_shifted_runs_are_what_they_promise(bare: PlantSpec) -> None:
+    one, again = (SafetyScenario.shifted(30, 4, 0.15, (0.01, 1.0)) for _ in range(2))
+    np.testing.assert_array_equal(one.levels, again.levels)
+    assert np.abs(one.parameters - 1).max() <= 0.15
+    assert np.abs(one.feed - 350).max() <= 5
+    changes = (np.diff(one.levels, axis=0) != 0).any(2)
+    assert (changes.sum(0) == 1).all()
+    assert SafetyScenario.shifted(3, 4).bias is None
+    part = one.first(2)
+    assert part.bias is not None
+    assert part.levels.shape == (80, 2, 3)
+    reading, true = part.plant(bare, noise=0.0).measure(), part.x0
+    np.testing.assert_allclose(reading["Ca"] - true[:, 0], part.bias[:, 0], atol=1e-12)
+    np.testing.assert_allclose(reading["T"] - true[:, 1], part.bias[:, 1], atol=1e-12)
+
+
+def test_what_can_be_reached_and_what_cannot(bare: PlantSpec) -> None:
+    """UA * .7 wants a coolant below 290 K at .85 mol/L; the usual reactor rests at its usual state."""
+    runs = 3
+    scenario = SafetyScenario(
+        np.full((SAMPLES, runs), 350.0), np.array([[1.0, 1.0], [0.7, 1.0], [1.0, 1.0]]),
+        np.tile([0.87, 324.5], (runs, 1)), np.tile([0.87, 0.85, 0.2], (SAMPLES, 1)), 0,
+    )  # fmt: skip
+    assert scenario.reachable(bare).tolist() == [True, False, False]
