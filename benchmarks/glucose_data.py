@@ -6,6 +6,7 @@ Research and education only; not a medical device; not for dosing anyone; never 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,25 @@ from numpy.typing import NDArray
 from controllers.baselines.clinical import PdGains, PdInsulinFeedback
 from controllers.contracts import Controller, Observation, Targets
 from controllers.evaluation.closed_loop import limits_of
+from controllers.glucose.guardrail import GlucoseGuardrail, GuardrailConfig
+from controllers.glucose.last_check import LastCheck, Limits
 from models.glucose_forecast import (
-    DAY, GOALS, REACH, STRIDE, WINDOW, Episodes, known, scaled_glucose, scaled_rate, slow,
+    DAY,
+    GOALS,
+    REACH,
+    STRIDE,
+    WINDOW,
+    Episodes,
+    GlucoseForecast,
+    known,
+    scaled_glucose,
+    scaled_rate,
+    slow,
 )  # fmt: skip
-from plant.spec import PlantSpec
+from plant.spec import PlantSpec, load_spec
 from simulators.glucose.cgm import DexcomG6
 from simulators.glucose.meals import Announcing, Meals, meals
-from simulators.glucose.patients import PARAMETERS, Cohort, Patients, Split, Therapy, draw
+from simulators.glucose.patients import PARAMETERS, Cohort, Split, Therapy, draw
 from simulators.plant import SimulatedPlant
 
 Array = NDArray[np.float64]
@@ -28,11 +41,32 @@ _AHEAD = 48  # samples of a branch: 4 h
 _SHIFTED = 0.5  # of the patients live by another clock than most
 
 
-def everybody(count: int, split: Split, seed: int) -> Patients:
-    """`count` patients of each cohort, one cohort after another."""
+@dataclass(frozen=True)
+class People:
+    """Patients of all cohorts, one cohort after another: `p` (n x n_p), what their clinics set, `weight` kg and `cohorts`."""
+
+    p: Array
+    therapy: Therapy
+    cohorts: tuple[Cohort, ...]
+
+    @property
+    def weight(self) -> Array:
+        return self.p[:, PARAMETERS.index("BW")]
+
+    def __len__(self) -> int:
+        return len(self.p)
+
+    def repeated(self, times: int) -> People:
+        """The same people `times` times."""
+        therapy = Therapy(*(np.tile(v, times) for v in vars(self.therapy).values()))
+        return People(np.tile(self.p, (times, 1)), therapy, self.cohorts * times)
+
+
+def everybody(count: int, split: Split, seed: int) -> People:
+    """`count` patients of each cohort."""
     drawn = [draw(c, split, count, seed) for c in Cohort]
     therapy = Therapy(*(np.concatenate([vars(d.therapy)[k] for d in drawn]) for k in vars(drawn[0].therapy)))
-    return Patients(Cohort.ADULT, split, np.concatenate([d.p for d in drawn]), therapy)
+    return People(np.concatenate([d.p for d in drawn]), therapy, tuple(d.cohort for d in drawn for _ in d.p))
 
 
 def later(planned: Meals, samples_min: NDArray[np.int64]) -> Meals:
@@ -43,21 +77,21 @@ def later(planned: Meals, samples_min: NDArray[np.int64]) -> Meals:
 
 
 def recorded(
-    spec: PlantSpec, patients: Patients, days: int, seed: int,
-    policies: Callable[[Patients, np.random.Generator], Controller] | None = None, every: int = 12,
+    spec: PlantSpec, patients: People, days: int, seed: int,
+    policies: Callable[[People, np.random.Generator], Controller] | None = None, every: int = 12,
 ) -> Episodes:  # fmt: skip
     """Patients under a controller (PD with gains by chance, or what `policies` makes) for `days` days of S3 that nobody
     announces; at about `every` sample the simulation branches into four hours of insulin by chance."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x61C0]))
-    n, samples = len(patients.p), days * DAY
+    n, samples = len(patients), days * DAY
     shift = np.where(rng.random(n) < _SHIFTED, rng.integers(0, 1440, n), 0)
     eaten = later(meals("S3", days, n, seed, Announcing(told=False)), shift)
     intake = eaten.intake()
     plant = SimulatedPlant(spec, seed, n, eaten.conditions(patients.p))
-    controller = (policies or _pd)(patients, rng)
+    controller = (policies or by_pd)(patients, rng)
     controller.reset()
     basal = patients.therapy.basal_U_per_h
-    what = known(basal, patients.p[:, PARAMETERS.index("BW")])
+    what = known(basal, patients.weight)
     low, high = limits_of(spec)
     cgm, applied = (np.zeros((n, REACH - 1 + samples)) for _ in range(2))
     now = basal[:, None].copy()
@@ -81,7 +115,7 @@ def recorded(
 
 
 def _branch(
-    rng: np.random.Generator, plant: SimulatedPlant, patients: Patients, intake: Array, cgm: Array, applied: Array, k: int,
+    rng: np.random.Generator, plant: SimulatedPlant, patients: People, intake: Array, cgm: Array, applied: Array, k: int,
     what: Array,
 ) -> Episodes:  # fmt: skip
     """Four hours of each patient from sample `k` under insulin by chance and the meals that come, beside the run."""
@@ -111,14 +145,29 @@ def _branch(
     )  # fmt: skip
 
 
-def _pd(patients: Patients, rng: np.random.Generator) -> Controller:
-    from plant.spec import load_spec
-
-    n = len(patients.p)
+def by_pd(patients: People, rng: np.random.Generator) -> Controller:
+    """PD with gains by chance."""
+    n = len(patients)
     gains = PdGains(
         *(rng.uniform(a, b, n) for a, b in ((10.0, 90.0), (0.3, 1.3), (0.1, 1.0))), rng.uniform(5.0, 60.0, n)
     )
     return PdInsulinFeedback(load_spec("glucose"), patients.therapy, gains)
+
+
+def by_guardrail(forecast: GlucoseForecast) -> Callable[[People, np.random.Generator], Controller]:
+    """Aggressive PD behind `forecast` and a lenient last check, each with settings by chance: where the guardrail will take
+    patients to, and beyond."""
+
+    def make(patients: People, rng: np.random.Generator) -> Controller:
+        spec, n = load_spec("glucose"), len(patients)
+        gains = PdGains(*(rng.uniform(a, b, n) for a, b in ((20.0, 80.0), (0.3, 1.0), (0.1, 0.4), (12.0, 60.0))))
+        inner = PdInsulinFeedback(spec, patients.therapy, gains)
+        config = GuardrailConfig(floor_mg_dL=rng.uniform(70.0, 110.0, n), candidates=6)
+        guard = GlucoseGuardrail(spec, forecast, inner, patients.therapy.basal_U_per_h, patients.weight, config)
+        limits = Limits(strength=rng.uniform(0.3, 2.0, n), weakest=0.3, rise=0.05, leave_mg_dL=90.0)
+        return LastCheck(spec, guard, patients.therapy, limits)
+
+    return make
 
 
 def _by_chance(rng: np.random.Generator, basal: float, correction: float, glucose: float, slope: float) -> Array:

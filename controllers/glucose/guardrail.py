@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from controllers.baselines.clinical import PdGains
 from controllers.contracts import Controller, Decision, Observation, Targets
-from controllers.glucose.history import History, hour_of
+from controllers.glucose.history import History
 from models.glucose_forecast import STRIDE, GlucoseForecast, scaled_rate
 from plant.spec import PlantSpec
 
@@ -27,16 +28,20 @@ class GuardrailConfig:
     `floor_low`..`floor_high`: a sample with the CGM below 70 raises it by `rise` mg/dL (below 54 by four times that), and each
     sample lowers it by `rise * budget`. `from_step`..`to_step`: steps of 15 min that count. Numbers, or (batch,) each."""
 
-    floor_mg_dL: float | Array = 85.0
+    floor_mg_dL: float | Array = 95.0
     floor_low: float | Array = 65.0
     floor_high: float | Array = 130.0
     rise: float | Array = 0.3
-    budget: float | Array = 0.02
+    budget: float | Array = 0.01
     from_step: int = 2
     to_step: int = 10
     quantile: int = 0
-    candidates: int = 9
+    candidates: int = 6
     step_U: float = 0.05
+
+
+# Less timid than alone: the guardrail watches. Chosen on training patients.
+BEHIND_GUARDRAIL = PdGains(lead_min=60.0, feedback=0.5, within_h=0.1, most=60.0)
 
 
 class GlucoseGuardrail:
@@ -45,9 +50,10 @@ class GlucoseGuardrail:
 
     def __init__(
         self, spec: PlantSpec, forecast: GlucoseForecast, inner: Controller, basal: Array, weight: Array,
-        config: GuardrailConfig | None = None, clock: bool = True,
+        config: GuardrailConfig | None = None, clock: bool | NDArray[np.bool_] = True,
     ) -> None:  # fmt: skip
-        self._spec, self._forecast, self.inner, self._clock = spec, forecast, inner, clock
+        self._spec, self._forecast, self.inner = spec, forecast, inner
+        self._clock = np.broadcast_to(np.asarray(clock), basal.shape)
         self._basal, self._weight, self.config = basal, weight, config or GuardrailConfig()
         self.horizon = inner.horizon
         self._cgm = [t.name for t in spec.measured].index("CGM")
@@ -64,7 +70,7 @@ class GlucoseGuardrail:
         cgm = observation.measured[:, self._cgm]
         self.history.see(cgm, observation.applied[:, 0])
         asked = np.nan_to_num(answer.moves[:, 0])
-        rate = asked * self._share(asked, hour_of(observation.time_s) if self._clock else None)
+        rate = asked * self._share(asked, observation.time_s / 3600.0)
         step = self.config.step_U * 3600.0 / self._spec.sample_time_s
         rate = np.floor(rate / step + 1e-6) * step
         self._adapt(cgm)
@@ -74,29 +80,37 @@ class GlucoseGuardrail:
             solve_time_s=time.perf_counter() - began,
         )  # fmt: skip
 
-    def _share(self, asked: Array, hour: float | None) -> Array:
+    def _share(self, asked: Array, hour: float) -> Array:
         """The largest share (batch,) of `asked` that keeps the floor; 0 where not even no insulin does."""
         c, n = self.config, self.config.candidates
         shares = np.linspace(0.0, 1.0, n)
         with torch.inference_mode():
-            z = self.history.encode(self._forecast, hour)
-            first = scaled_rate(asked[:, None] * shares / STRIDE, self._basal[:, None])
-            rates = np.repeat(first.reshape(-1, 1), c.to_step, 1)
-            rates[:, 1:] = scaled_rate(np.zeros(1), np.ones(1))[0]
-            each = torch.repeat_interleave(torch.arange(len(asked)), n)
+            z = self.history.encode(self._forecast, hour, self._clock)
+            some = np.flatnonzero(asked > 0)
+            first = scaled_rate(asked[some, None] * shares / STRIDE, self._basal[some, None])
+            rates = np.full((len(some) * n, c.to_step), scaled_rate(np.zeros(1), np.ones(1))[0])
+            rates[:, 0] = first.ravel()
+            each = torch.as_tensor(np.repeat(some, n))
             seen = self._forecast.forecast(
                 z[each], torch.as_tensor(rates, dtype=torch.float32), self.history.known[each]
             )
             low = seen[:, c.from_step - 1 :, 1 + c.quantile].amin(1).view(-1, n).double().numpy()
-        room = low - self.floor[:, None]
-        fails = room < 0
-        first_fail = np.where(fails.any(1), fails.argmax(1), n)
-        rows, i = np.arange(len(asked)), np.clip(first_fail, 1, n - 1)
-        a, b = room[rows, i - 1], room[rows, i]
-        part = shares[i - 1] + (shares[i] - shares[i - 1]) * a / np.maximum(a - b, 1e-9)
-        return np.where(first_fail == 0, 0.0, np.where(first_fail == n, 1.0, part))
+        share = np.zeros(len(asked))
+        share[some] = _first_crossing(shares, low - self.floor[some, None])
+        return share
 
     def _adapt(self, cgm: Array) -> None:
         c = self.config
         low = (cgm < 70.0) + 3.0 * (cgm < 54.0)
         self.floor = np.clip(self.floor + c.rise * (low - c.budget), c.floor_low, c.floor_high)
+
+
+def _first_crossing(shares: Array, room: Array) -> Array:
+    """The largest of `shares` (n,) up to which `room` (batch x n) is nowhere negative, in between by a straight line."""
+    n, rows = len(shares), np.arange(len(room))
+    fails = room < 0
+    at = np.where(fails.any(1), fails.argmax(1), n)
+    i = np.clip(at, 1, n - 1)
+    a, b = room[rows, i - 1], room[rows, i]
+    part = shares[i - 1] + (shares[i] - shares[i - 1]) * a / np.maximum(a - b, 1e-9)
+    return np.where(at == 0, 0.0, np.where(at == n, 1.0, part))

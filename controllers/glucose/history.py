@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.glucose_forecast import (
-    DAY, DAYS, REACH, SAMPLE_MIN, WINDOW, GlucoseForecast, clock, known, scaled_glucose, scaled_rate, slow,
+    DAY,
+    DAYS,
+    REACH,
+    WINDOW,
+    GlucoseForecast,
+    clock,
+    known,
+    scaled_glucose,
+    scaled_rate,
+    slow,
 )  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -39,25 +48,17 @@ class History:
             row[:, -1] = new
         self._samples += 1
 
-    def encode(self, model: GlucoseForecast, hour: float | None) -> Tensor:
-        """z (batch x latent) at `hour` of the day (None: no clock)."""
+    def encode(self, model: GlucoseForecast, hour: float, clocked: NDArray[np.bool_]) -> Tensor:
+        """z (batch x latent) at `hour` of the day, shown to those who are `clocked` (batch,)."""
         assert self._cgm is not None
         n = len(self._basal)
 
         def tensor(a: Array) -> Tensor:
             return torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float32)
 
-        hours = np.zeros((n, 5)) if hour is None else clock(np.full(n, hour))
+        hours = clock(np.full(n, hour % 24.0)) * clocked[:, None]
         days = min((self._samples - 1) / (DAY * DAYS), 1.0)
         return model.encode(
             tensor(self._cgm[:, -WINDOW:]), tensor(self._applied[:, -WINDOW:]),
             tensor(slow(self._cgm, self._applied)[:, -1]), tensor(hours), torch.full((n, 1), days), self.known,
         )  # fmt: skip
-
-
-def hour_of(time_s: float) -> float:
-    """Hour of the day of plant time that began at midnight."""
-    return time_s / 3600.0 % 24.0
-
-
-__all__ = ["SAMPLE_MIN", "History", "hour_of"]

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 _PEAK_MIN, _DURATION_MIN = 75.0, 300.0
 _STALE_S = 720.0
 _SLOPE_SAMPLES = 4
+_BLAMED, _NEARLY, _LEAST_BLAME = 48, 0.7, 0.2
+_NEAR, _DAY_S = 80.0, 86_400.0
 
 
 def on_board(minutes: Array) -> Array:
@@ -41,17 +43,18 @@ class Limits:
     `rise_min` counted in), and never be more than `most_daily` of the daily dose. `most_basal`: of the basal rate, at any time.
 
     `strength` is where a patient begins. A sample with the CGM below 70 multiplies it by exp(`rise`) (below 54 by four times
-    that), and each sample by exp(-`rise` `budget`), within `weakest`..`strongest`. `rise` 0: it stays."""
+    that), less where the doses before were well below what was allowed, and each sample by exp(-`rise` `budget`), with `calm` as much again after a day not below 80, within `weakest`..`strongest`. `rise` 0: it stays."""
 
-    suspend_mg_dL: float | Array = 80.0
+    suspend_mg_dL: float | Array = 85.0
     ahead_min: float | Array = 30.0
-    strength: float | Array = 2.0
+    strength: float | Array = 1.4
     leave_mg_dL: float | Array = 100.0
     rise_min: float | Array = 30.0
-    weakest: float | Array = 0.8
+    weakest: float | Array = 0.3
     strongest: float | Array = 3.0
     rise: float | Array = 0.08
     budget: float | Array = 0.01
+    calm: float | Array = 1.0
     most_daily: float | Array = 0.25
     most_basal: float | Array = 60.0
     pump_U_per_h: float = 90.0
@@ -76,6 +79,9 @@ class LastCheck:
         self._above = np.zeros((n, len(self._left)))  # U a sample above the basal's, newest last
         self._seen = np.full((n, _SLOPE_SAMPLES), np.nan)
         self._age_s = np.full(n, np.inf)
+        self._calm_s = np.zeros(n)
+        self._full = np.zeros((n, _BLAMED))  # whether a rate was near the most allowed, newest last
+        self._allowed = np.full(n, np.inf)
         self.strength = np.broadcast_to(np.asarray(self.limits.strength, float), n).copy()
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
@@ -92,11 +98,15 @@ class LastCheck:
         c, basal, hours = self.limits, self._therapy.basal_U_per_h, self._minutes / 60.0
         self._above = np.roll(self._above, -1, axis=1)
         self._above[:, -1] = np.where(np.isfinite(applied), applied - basal, 0.0) * hours
+        self._full = np.roll(self._full, -1, axis=1)
+        self._full[:, -1] = np.nan_to_num(applied) >= _NEARLY * self._allowed
         fresh = np.isfinite(cgm)
         self._age_s = np.where(fresh, 0.0, self._age_s + self._spec.sample_time_s)
         now = np.where(fresh, cgm, self._seen[:, -1])
         low = 1.0 * (cgm < 70.0) + 3.0 * (cgm < 54.0)
-        self.strength = np.clip(self.strength * np.exp(c.rise * (low - c.budget)), c.weakest, c.strongest)
+        self._calm_s = np.where(now < _NEAR, 0.0, self._calm_s + self._spec.sample_time_s)
+        budget = c.budget * np.where(self._calm_s > _DAY_S, 1.0 + c.calm, 1.0)
+        self.strength = np.clip(self.strength * np.exp(c.rise * (low * self._blame() - budget)), c.weakest, c.strongest)
         self._seen = np.roll(self._seen, -1, axis=1)
         self._seen[:, -1] = now
         past = np.where(np.isfinite(self._seen), self._seen, now[:, None])
@@ -112,7 +122,15 @@ class LastCheck:
         rate = np.minimum(np.minimum(rate, c.most_basal * basal), c.pump_U_per_h)
         low = np.minimum(now, now + c.ahead_min * slope) < c.suspend_mg_dL
         rate = np.where(low, 0.0, rate)
-        return np.where(self._age_s <= _STALE_S, rate, basal)
+        self._allowed = np.where(self._age_s <= _STALE_S, rate, basal)
+        return self._allowed
+
+    def _blame(self) -> Array:
+        """The share (batch,) of the insulin above the basal in the last 4 h that was about as much as this check allowed, at least
+        a fifth: a low that smaller doses led to says little of what the check should allow."""
+        dose = np.maximum(self._above[:, -_BLAMED:], 0.0)
+        share = (dose * self._full).sum(1) / np.maximum(dose.sum(1), 1e-9)
+        return np.clip(share, _LEAST_BLAME, 1.0)
 
 
 class AlwaysMost:
