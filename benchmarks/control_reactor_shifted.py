@@ -79,9 +79,9 @@ def kinds(quick: bool) -> list[Kind]:
         return [Kind("within 15 %", 0.15, (0.0, 0.0), few)]
     many, some = (20, 20), (4, 2)
     usual = {
-        JEPA: many, NOMINAL: (3, 1), ESTIMATED: (1, 1), TRUE: (1, 1), LINEAR: (10, 4), GRU: (2, 1), PID: many, CLONE: many,
+        JEPA: many, NOMINAL: (3, 1), ESTIMATED: (1, 1), TRUE: (1, 1), LINEAR: (6, 2), GRU: (1, 1), PID: many, CLONE: many,
     }  # fmt: skip
-    beyond = {JEPA: some, NOMINAL: (1, 0), LINEAR: some, PID: some, CLONE: some}
+    beyond = {JEPA: some, NOMINAL: (1, 0), LINEAR: (2, 1), PID: some, CLONE: some}
     return [
         Kind("UA and k0 within 15 %", 0.15, (0.0, 0.0), usual),
         Kind("UA and k0 within 30 %", 0.3, (0.0, 0.0), beyond),

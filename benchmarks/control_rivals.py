@@ -15,12 +15,14 @@ from typing import TypeVar
 import torch
 
 from benchmarks.trained import recorded
-from benchmarks.world_model_rows import QUICK, Sizes, data_digest, source_digest
+from benchmarks.world_model_rows import QUICK, Sizes, data_digest
 from controllers.baselines.clone import Policy, train_policy
 from controllers.baselines.pid import PidController
 from controllers.evaluation.closed_loop import close_loop, limits_of
 from controllers.evaluation.evaluation import stepped_targets
+from models import descent, windows
 from models.config import ModelConfig, TrainingConfig
+from models.rivals import arx, contract, gru, linear, registry, stretches
 from models.rivals.contract import Forecaster
 from models.rivals.registry import train_rival
 from plant.spec import PlantSpec, load_spec
@@ -42,9 +44,15 @@ def forecaster(name: str, plant: str, *, quick: bool) -> Forecaster:
     logging.getLogger("simulators").setLevel(logging.ERROR)  # members that end are part of the data
     data = recorded(plant, sizes.runs, sizes.incidents, sizes.asked)
     return kept_result(
-        [plant, name, source_digest(), asdict(sizes), training.model_dump(), data_digest(data)],
+        [plant, name, code(), asdict(sizes), training.model_dump(), data_digest(data)],
         lambda: train_rival(name, data.spec, data.training, data.validation, ModelConfig(), training),
     )  # fmt: skip
+
+
+def code() -> str:
+    """A hash of the code that a rival's training depends on."""
+    modules = (registry, contract, arx, gru, linear, stretches, windows, descent)
+    return hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in modules)).hexdigest()
 
 
 def clone(plant: str, operator: PidController, *, quick: bool) -> Policy:

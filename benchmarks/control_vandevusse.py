@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.control_hostile import hostile, hostile_row, hostile_table, hottest
 from benchmarks.control_reactor_shifted import upper
@@ -32,7 +33,6 @@ from controllers.contracts import Array, Controller
 from controllers.evaluation.closed_loop import Trajectories, close_loop, limits_of
 from controllers.evaluation.evaluation import stepped_targets
 from controllers.planning.config import PlannerConfig
-from controllers.planning.forecast import ForecastMpc
 from controllers.planning.goal import Goal
 from controllers.planning.mpc import JepaMpc
 from homeostat.checkpoints import shipped
@@ -106,8 +106,6 @@ def example(report: Report, spec: PlantSpec, quick: bool) -> None:
         "linear MPC, identified (ARX)": LinearMpc(forecaster("arx", PLANT, quick=quick), batch=n),
         "PID": pid(spec),
     }
-    if not quick:
-        cases["GRU + the same planner"] = ForecastMpc(forecaster("gru", PLANT, quick=quick), batch=n)
     found: dict[str, tuple[Array, Array, Array]] = {}  # cost, hottest, last Cb, each (n,)
     for name, controller in cases.items():
         runs, product = run(spec, controller, PLANTS)
@@ -152,25 +150,24 @@ def danger(report: Report, spec: PlantSpec, count: int) -> None:
     safe moves from the start on would have kept the run below 140 degC."""
     guard, saved = spec.guardrails[0], checkpoint()
 
-    def lived(controller: Controller, wanted: PlantSpec, targets: Array) -> tuple[Trajectories, np.ndarray]:
+    def lived(controller: Controller, targets: Array) -> tuple[Trajectories, NDArray[np.bool_]]:
         conditions: Conditions = Drawn(load_scenario("excitation", spec))
         plant, (low, high) = SimulatedPlant(spec, TEST_SEED, count, conditions), limits_of(spec)
         runs = close_loop(
             controller, plant, targets, preview=False, move_low=low, move_high=high, first_move=plant.moves
         )
-        return runs, (guard.sign * (runs.worst[guard.name] - guard.limit) > 0).any(axis=1)
+        return runs, np.asarray((guard.sign * (runs.worst[guard.name] - guard.limit) > 0).any(axis=1))
 
     usual = stepped_targets(spec, count, 60, TEST_SEED)
-    wanted = hottest(spec, "T_R")
-    far = np.full((count, 60, 1), wanted.targets[0].value)
-    safe = lived(Constant(spec, *(t.move.safe for t in spec.mvs if t.move)), spec, usual)[1]
+    far = np.full((count, 60, 1), hottest(spec, "T_R").targets[0].value)
+    safe = lived(Constant(spec, *(t.move.safe for t in spec.mvs if t.move)), usual)[1]
     rows = []
-    for name, controller, of, targets in (
-        ("task (JEPA-MPC)", jepa(count), spec, usual),
-        ("hottest reactor, guardrails off", hostile(saved, "T_R", count, guardrails=False), wanted, far),
-        ("hottest reactor, guardrails on", hostile(saved, "T_R", count, guardrails=True), wanted, far),
+    for name, controller, targets in (
+        ("task (JEPA-MPC)", jepa(count), usual),
+        ("hottest reactor, guardrails off", hostile(saved, "T_R", count, guardrails=False), far),
+        ("hottest reactor, guardrails on", hostile(saved, "T_R", count, guardrails=True), far),
     ):
-        runs, broke = lived(controller, of, targets)
+        runs, broke = lived(controller, targets)
         found = int((broke & ~safe).sum())
         rows.append(hostile_row(name, runs, spec, broke, broke & ~safe, upper(found, count)))
         if not name.endswith("off"):
