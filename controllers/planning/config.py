@@ -41,7 +41,7 @@ class PlannerConfig(BaseModel):
     suppression: NonNegative = 0.5
     steady: NonNegative = 0.0
     bias_filter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    calm: Positive = 0.35
+    calm: Positive = 1.0
     guard: NonNegative = 0.05
     guardrails: bool = True
 

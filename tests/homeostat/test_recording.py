@@ -159,7 +159,7 @@ def test_a_plant_without_a_fallback_label_has_no_incidents():
 
 @pytest.mark.parametrize(("plant", "runs"), [("turbofan", 100), ("glucose", 500)])
 def test_hardly_any_excited_plant_ends(plant: str, runs: int):
-    """Less than one in a hundred leaves its simulator's maps; the moves still reach both ends of their range, and more for
+    """At most one in a hundred leaves its simulator's maps; the moves still reach both ends of their range, and more for
     a meal."""
     spec = load_spec(plant)
     unlabelled = [g.model_copy(update={"fallback_tag": None}) for g in spec.guardrails]
@@ -167,7 +167,7 @@ def test_hardly_any_excited_plant_ends(plant: str, runs: int):
     scenario = load_scenario("excitation", spec)
     excited = lockstep.excited(spec, scenario, runs, 1)
     values = lockstep.record(spec, excited, scenario.samples(spec), 1, "excitation").values
-    assert (excited.ended != 0).mean() < 0.01
+    assert (excited.ended != 0).mean() <= 0.01
     (mv,) = spec.mvs
     assert mv.move is not None
     low, high = mv.move.excited
