@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from benchmarks.glucose_data import People, by_guardrail, everybody, later, reco
 from benchmarks.report import Report, interval
 from controllers.baselines.clinical import TUNED, BasalBolus, PdGains, PdInsulinFeedback
 from controllers.contracts import Controller
-from controllers.evaluation.glucose import Days, live
+from controllers.evaluation.glucose import live
 from controllers.glucose.guardrail import BEHIND_GUARDRAIL, GlucoseGuardrail, GuardrailConfig
 from controllers.glucose.last_check import AlwaysMost, LastCheck, Limits
 from models.glucose_forecast import Episodes, GlucoseConfig, GlucoseForecast, fit
@@ -39,6 +39,11 @@ from simulators.glucose.patients import Cohort, Split
 
 Array = NDArray[np.float64]
 
+_LEARNED = ("models/glucose_forecast.py", "models/rivals/glucose.py", "benchmarks/glucose_data.py")
+_LIVED = (
+    *_LEARNED, "controllers/glucose/guardrail.py", "controllers/glucose/last_check.py", "controllers/glucose/history.py",
+    "controllers/baselines/clinical.py",
+)  # fmt: skip
 _FOLDER = Path(".homeostat/benchmarks/trained")
 TARGET, BOLUS_TARGET = 110.0, 140.0
 HELD_OUT_SEED, DAY_SEED = 6100, 6101
@@ -58,7 +63,7 @@ class Sizes:
     days: int = 14
     training: int = 150
     record: int = 4
-    steps: int = 2000
+    steps: int = 1500
     seeds: int = 3
 
 
@@ -86,14 +91,11 @@ class Lived:
     ended: dict[str, int]
 
     @staticmethod
-    def of(days: Days, each: int, first: int = 0) -> Lived:
-        """Of the patients of three cohorts, `each`, from row `first` on."""
+    def of(metrics: Array, ended: NDArray[np.bool_], each: int, first: int = 0) -> Lived:
+        """Of the patients of three cohorts, `each`, from column `first` of `metrics` (3 x batch) on."""
         rows = {c.value: slice(first + i * each, first + (i + 1) * each) for i, c in enumerate(Cohort)}
-        m = days.metrics
-        return Lived(
-            *({c: v[rows[c]] for c in rows} for v in (m.tir, m.tbr70, m.tbr54)),
-            {c: int(days.ended[rows[c]].sum()) for c in rows},
-        )
+        tir, tbr70, tbr54 = ({c: v[part] for c, part in rows.items()} for v in metrics)
+        return Lived(tir, tbr70, tbr54, {c: int(ended[part].sum()) for c, part in rows.items()})
 
     def row(self, c: str) -> list[Any]:
         return [
@@ -121,23 +123,33 @@ class Bench:
     def shifted(self) -> Meals:
         return later(self.days(), np.full(self.n, LATER_MIN))
 
-    def lived(self, make: Callable[[People], Controller], eaten: list[Meals], target: float = TARGET) -> list[Lived]:
-        """`make`'s controller on the same patients under each of `eaten`, all in one batch."""
+    def lived(
+        self, name: str, make: Callable[[People], Controller], eaten: list[Meals], target: float = TARGET
+    ) -> list[Lived]:
+        """`make`'s controller on the same patients under each of `eaten`, all in one batch; kept on disk under `name` for as
+        long as code and sizes are the same, so that a benchmark that was stopped goes on."""
         k = len(eaten)
+        path = _FOLDER / f"glucose_lived_{name}_{_digest(name, self.sizes, _LIVED)}.npz"
+        if path.exists():
+            with np.load(path) as kept:
+                return [Lived.of(kept["metrics"], kept["ended"], self.sizes.patients, i * self.n) for i in range(k)]
         many = self.patients.repeated(k)
-        whole = Meals(*(np.concatenate([vars(m)[name] for m in eaten]) for name in ("served", "announced")))
+        whole = Meals(*(np.concatenate([vars(m)[key] for m in eaten]) for key in ("served", "announced")))
         result = live(self.spec, make(many), many.p, whole, seed=DAY_SEED, target_mg_dL=target)
-        return [Lived.of(result, self.sizes.patients, i * self.n) for i in range(k)]
+        metrics = np.stack([result.metrics.tir, result.metrics.tbr70, result.metrics.tbr54])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, metrics=metrics, ended=result.ended)
+        return [Lived.of(metrics, result.ended, self.sizes.patients, i * self.n) for i in range(k)]
 
     def rivals(self) -> None:
         """Everything without a world model."""
         usual = {"announced": self.days(Announcing()), "missed": self.days(Announcing(missed=1 / 3))}
-        told = self.lived(lambda p: BasalBolus(self.spec, p.therapy, 80.0), list(usual.values()), BOLUS_TARGET)
+        told = self.lived("bolus", lambda p: BasalBolus(self.spec, p.therapy, 80.0), list(usual.values()), BOLUS_TARGET)
         meals_of = [self.days(), self.shifted()]
-        pd = self.lived(lambda p: PdInsulinFeedback(self.spec, p.therapy, tuned_gains(p)), meals_of)
+        pd = self.lived("pd", lambda p: PdInsulinFeedback(self.spec, p.therapy, tuned_gains(p)), meals_of)
         self.plain = {"clock": pd[0], "clock-blind": pd[0], "meals 3 h later": pd[1]}
         swept = [
-            self.lived(lambda p, b=b: self.checked(PdInsulinFeedback(self.spec, p.therapy, tuned_gains(p)), p, b), meals_of)
+            self.lived(f"pd_{b:g}", lambda p, b=b: self.checked(PdInsulinFeedback(self.spec, p.therapy, tuned_gains(p)), p, b), meals_of)
             for b in BUDGETS
         ]  # fmt: skip
         self.adaptive = {c: [s[c == "meals 3 h later"] for s in swept] for c in CONDITIONS}
@@ -175,7 +187,8 @@ class Bench:
             hours = np.repeat([c != "clock-blind" for c in shown], self.n)
             seeds = [
                 self.lived(
-                    lambda p, m=forecast_of(kind, s, self.sizes), h=hours: self.guarded(m, p, h),
+                    f"{kind}_{s}",
+                    lambda p, s=s, k=kind, h=hours: self.guarded(forecast_of(k, s, self.sizes), p, h),
                     [eaten[c] for c in shown],
                 )
                 for s in range(count)
@@ -231,16 +244,17 @@ class Bench:
     def hostile(self) -> None:
         """A policy that asks for all the insulin the pump can give, at every sample."""
         eaten = [self.days()]
-        model = forecast_of("JEPA", 0, self.sizes)
         clock = np.full(self.n, True)
         cases = {
             "guardrails off": lambda p: AlwaysMost(self.spec, len(p)),
             "last check alone": lambda p: self.checked(AlwaysMost(self.spec, len(p)), p),
-            "JEPA guardrail and last check": lambda p: self.guarded(model, p, clock, hostile=True),
+            "JEPA guardrail and last check": lambda p: self.guarded(
+                forecast_of("JEPA", 0, self.sizes), p, clock, hostile=True
+            ),
         }
         rows = []
-        for name, make in cases.items():
-            (of,) = self.lived(make, eaten)
+        for number, (name, make) in enumerate(cases.items()):
+            (of,) = self.lived(f"hostile_{number}", make, eaten)
             rows += [[c.value, name, *of.row(c)] for c in Cohort]
             if name != "guardrails off":
                 worst = max(float(of.tbr54[c].max()) for c in Cohort)
@@ -277,7 +291,10 @@ def forecast_of(kind: str, seed: int, sizes: Sizes) -> GlucoseForecast:
         config = config.model_copy(update={"latent": 64, "latent_weight": 0.0, "sigreg_weight": 0.0})
     model = {"JEPA": GlucoseForecast, "ARX": ArxGlucose, "GRU": GruGlucose}[kind](config)
     torch.manual_seed(seed)
-    path = _FOLDER / f"glucose_{kind}_{seed}_{_digest(config, sizes)}.safetensors"
+    path = (
+        _FOLDER
+        / f"glucose_{kind}_{seed}_{_digest(config.model_dump_json(), replace(sizes, patients=1, days=1), _LEARNED)}.safetensors"
+    )
     if path.exists():
         model.load_state_dict(load_file(path))
         return model.eval()
@@ -292,8 +309,8 @@ def forecast_of(kind: str, seed: int, sizes: Sizes) -> GlucoseForecast:
     return model.eval()
 
 
-def _digest(config: GlucoseConfig, sizes: Sizes) -> str:
+def _digest(what: str, sizes: Sizes, files: tuple[str, ...]) -> str:
     root = Path(__file__).parents[1]
-    code = [root / f for f in ("models/glucose_forecast.py", "models/rivals/glucose.py", "benchmarks/glucose_data.py")]
-    facts = json.dumps([config.model_dump(), sizes.training, sizes.record])
-    return hashlib.sha256(b"".join(f.read_bytes() for f in code) + facts.encode()).hexdigest()[:12]
+    code = b"".join((root / f).read_bytes() for f in files)
+    facts = json.dumps([what, asdict(replace(sizes, seeds=1))])
+    return hashlib.sha256(code + facts.encode()).hexdigest()[:12]

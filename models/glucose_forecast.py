@@ -13,6 +13,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,13 +72,13 @@ class Episodes:
     at the end of each step (n x horizon), mg/dL.
     """
 
-    cgm: Array
-    applied: Array
-    slow: Array
-    hour: Array
-    days: Array
-    known: Array
-    glucose: Array
+    cgm: NDArray[Any]
+    applied: NDArray[Any]
+    slow: NDArray[Any]
+    hour: NDArray[Any]
+    days: NDArray[Any]
+    known: NDArray[Any]
+    glucose: NDArray[Any]
 
     @staticmethod
     def join(parts: Sequence[Episodes]) -> Episodes:

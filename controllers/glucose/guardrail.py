@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from controllers.baselines.clinical import PdGains
 from controllers.contracts import Controller, Decision, Observation, Targets
@@ -46,7 +47,7 @@ BEHIND_GUARDRAIL = PdGains(lead_min=60.0, feedback=0.5, within_h=0.1, most=60.0)
 
 class GlucoseGuardrail:
     """The largest part of the dose `inner` asks for after which, if the pump stopped, the forecast's low quantile of glucose
-    stays above the patient's floor. It only ever takes away."""
+    stays above the patient's floor. It only ever takes away: how much, U/h, is the energy `moved`."""
 
     def __init__(
         self, spec: PlantSpec, forecast: GlucoseForecast, inner: Controller, basal: Array, weight: Array,
@@ -77,27 +78,34 @@ class GlucoseGuardrail:
         moves = np.minimum(rate, asked)[:, None]
         return dataclasses.replace(
             answer, moves=moves, plan=np.concatenate([moves[:, None], answer.plan[:, 1:]], 1),
-            solve_time_s=time.perf_counter() - began,
+            energy={**answer.energy, "moved": asked - moves[:, 0]}, solve_time_s=time.perf_counter() - began,
         )  # fmt: skip
 
     def _share(self, asked: Array, hour: float) -> Array:
         """The largest share (batch,) of `asked` that keeps the floor; 0 where not even no insulin does."""
-        c, n = self.config, self.config.candidates
-        shares = np.linspace(0.0, 1.0, n)
+        share = np.zeros(len(asked))
+        shares = np.linspace(0.0, 1.0, self.config.candidates)
         with torch.inference_mode():
             z = self.history.encode(self._forecast, hour, self._clock)
             some = np.flatnonzero(asked > 0)
-            first = scaled_rate(asked[some, None] * shares / STRIDE, self._basal[some, None])
-            rates = np.full((len(some) * n, c.to_step), scaled_rate(np.zeros(1), np.ones(1))[0])
-            rates[:, 0] = first.ravel()
-            each = torch.as_tensor(np.repeat(some, n))
-            seen = self._forecast.forecast(
-                z[each], torch.as_tensor(rates, dtype=torch.float32), self.history.known[each]
-            )
-            low = seen[:, c.from_step - 1 :, 1 + c.quantile].amin(1).view(-1, n).double().numpy()
-        share = np.zeros(len(asked))
-        share[some] = _first_crossing(shares, low - self.floor[some, None])
+            ends = self._room(z, some, asked, shares[[0, -1]])
+            share[some[(ends >= 0).all(1)]] = 1.0
+            # Only where nothing is safe and all of it is not, what lies between is looked at.
+            open_ = (ends[:, 0] >= 0) & (ends[:, 1] < 0)
+            between = self._room(z, some[open_], asked, shares[1:-1])
+        share[some[open_]] = _first_crossing(shares, np.hstack([ends[open_, :1], between, ends[open_, 1:]]))
         return share
+
+    def _room(self, z: Tensor, some: NDArray[np.intp], asked: Array, shares: Array) -> Array:
+        """How far the low quantile of patients `some` stays above their floors after `shares` (n,) of `asked` and no more:
+        (some x n), mg/dL."""
+        c, n = self.config, len(shares)
+        rates = np.full((len(some) * n, c.to_step), scaled_rate(np.zeros(1), np.ones(1))[0])
+        rates[:, 0] = scaled_rate(asked[some, None] * shares / STRIDE, self._basal[some, None]).ravel()
+        each = torch.as_tensor(np.repeat(some, n))
+        seen = self._forecast.forecast(z[each], torch.as_tensor(rates, dtype=torch.float32), self.history.known[each])
+        low = seen[:, c.from_step - 1 :, 1 + c.quantile].amin(1).view(len(some), n)
+        return np.asarray(low.numpy() - self.floor[some, None], float)
 
     def _adapt(self, cgm: Array) -> None:
         c = self.config

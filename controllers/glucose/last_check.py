@@ -70,7 +70,7 @@ class LastCheck:
         self._cgm = [t.name for t in spec.measured].index("CGM")
         self._minutes = spec.sample_time_s / 60.0
         samples = int(_DURATION_MIN / self._minutes)
-        self._left = on_board(self._minutes * (np.arange(samples) + 0.5))[::-1]
+        self._left = on_board(self._minutes * (np.arange(samples, dtype=float) + 0.5))[::-1]
         self.reset()
 
     def reset(self) -> None:

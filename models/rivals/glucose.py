@@ -17,6 +17,7 @@ from models.glucose_forecast import (
     GlucoseForecast,
     clock,
     log_glucose,
+    unscaled,
 )
 
 _RIDGE = 1e-3  # of the mean square of a regressor
@@ -44,8 +45,6 @@ class ArxGlucose(GlucoseForecast):
         missing = self.config.horizon - rates.shape[1]
         x = torch.cat([z, rates, rates.new_zeros(len(rates), missing), torch.ones_like(z[:, :1])], 1)
         mean = (x @ self.theta.mT)[:, : rates.shape[1], None]
-        from models.glucose_forecast import unscaled
-
         return unscaled(torch.cat([mean, mean + self.gaps[: rates.shape[1]]], -1))
 
     def learn(self, episodes: Episodes) -> None:

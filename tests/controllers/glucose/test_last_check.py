@@ -37,12 +37,12 @@ def test_insulin_on_board_falls_from_all_to_none() -> None:
 
 def test_the_dose_is_what_the_correction_factor_leaves_room_for() -> None:
     # (220 - 100) / (2 * 30) = 2 U at once and the basal of 5 min, in whole steps of 0.05 U
-    assert _ask(_check(rise=0.0), 220.0) == pytest.approx(12.0 * 2.1, abs=0.61)
-    assert _ask(_check(rise=0.0, most_basal=4.0), 220.0) == pytest.approx(4.8, abs=0.61)
+    assert _ask(_check(rise=0.0, strength=2.0), 220.0) == pytest.approx(12.0 * 2.1, abs=0.61)
+    assert _ask(_check(rise=0.0, strength=2.0, most_basal=4.0), 220.0) == pytest.approx(4.8, abs=0.61)
 
 
 def test_what_is_on_board_counts() -> None:
-    check = _check(rise=0.0)
+    check = _check(rise=0.0, strength=2.0)
     first = _ask(check, 220.0)
     assert _ask(check, 220.0, applied=first) <= 1.2 + 1e-9
 
@@ -64,14 +64,14 @@ def test_lows_strengthen_and_their_absence_relaxes() -> None:
     check = _check()
     _ask(check, 120.0)
     relaxed = float(check.strength[0])
-    assert relaxed < 2.0
+    assert relaxed < Limits().strength
     _ask(check, 60.0)
     once = float(check.strength[0])
     assert once > relaxed
     _ask(check, 50.0)
     assert check.strength[0] / once > once / relaxed
     check.reset()
-    assert check.strength[0] == 2.0
+    assert check.strength[0] == Limits().strength
 
 
 def test_a_hostile_policy_for_a_day() -> None:
