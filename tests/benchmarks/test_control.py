@@ -58,13 +58,13 @@ def test_pairs_are_those_both_have_met() -> None:
     report = Report("test")
     table(report, KIND, jobs, barred=True)
     shown = {what: (met, text) for what, met, text in report.bars}
-    (pairs, largest, avoidable) = shown.values()
+    (largest, avoidable, pairs) = shown.values()
     assert pairs == (False, "0.75 (bar >= 0.8)")
     assert largest == (True, "0.0005 (bar <= 0.001)")
     assert avoidable == (False, "1 (bar <= 0)")
     rows = {row[0]: row for row in report.tables[0][2]}
     assert rows[JEPA][1] == 8
-    assert rows[LINEAR][3] == "25.0% of 4"
+    assert rows[LINEAR][3] == "50.0% of 4"
 
 
 def test_the_bound_of_a_rate() -> None:
