@@ -43,10 +43,12 @@ def forecaster(name: str, plant: str, *, quick: bool) -> Forecaster:
     training = TrainingConfig(steps=sizes.steps or TrainingConfig().steps)
     logging.getLogger("simulators").setLevel(logging.ERROR)  # members that end are part of the data
     data = recorded(plant, sizes.runs, sizes.incidents, sizes.asked)
-    return kept_result(
+    made = kept_result(
         [plant, name, code(), asdict(sizes), training.model_dump(), data_digest(data)],
         lambda: train_rival(name, data.spec, data.training, data.validation, ModelConfig(), training),
     )  # fmt: skip
+    made.spec = data.spec  # a kept one brings the spec of its day
+    return made
 
 
 def code() -> str:
@@ -66,7 +68,9 @@ def clone(plant: str, operator: PidController, *, quick: bool) -> Policy:
         parts = watched.runs(spec)
         return train_policy(spec, parts, [watched.targets[i, : len(r)] for i, r in enumerate(parts)], training)
 
-    return kept_result(["clone", plant, runs, training.model_dump(), repr(vars(operator).get("_loops"))], made)
+    policy = kept_result(["clone", plant, runs, training.model_dump(), repr(vars(operator).get("_loops"))], made)
+    policy.spec = spec
+    return policy
 
 
 def record_operator(spec: PlantSpec, operator: PidController, runs: int):
