@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.two_rate import QUICK, TASKS, Bench, bounds, excitation
+from benchmarks.two_rate import bounds, chosen
+from benchmarks.two_rate_bench import QUICK, TASKS, Bench, excitation
 from benchmarks.two_rate_planning import Macro, OracleLayer, SlowLayer, TwoRateMpc
 from controllers.contracts import Observation, Targets
 from controllers.evaluation.closed_loop import limits_of
@@ -124,3 +125,15 @@ def test_bounds_hold_the_mean() -> None:
     low, high = bounds(np.array([1.0, 2.0, 3.0]))
     assert low == pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3)
     assert high == pytest.approx(4 - low)
+
+
+def test_the_best_on_validation_is_chosen() -> None:
+    assert chosen([1, 2, 3], lambda v: -abs(v - 2.0)) == 2
+
+
+def test_flat_planning_past_its_validation_keeps_the_last_margins(bench: Bench) -> None:
+    task = TASKS["reactor_bare"][0]
+    controller = bench.flat(task, horizon=20, blocks=(1, 19))
+    assert controller.calibration.margins.shape[0] == 20
+    torch.testing.assert_close(controller.calibration.margins[19], bench.calibration.margins[14])
+    assert bench.model.config.horizon == 15
