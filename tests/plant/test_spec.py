@@ -82,6 +82,7 @@ def test_good_file_loads(tmp_path: Path) -> None:
         (("tags.1.name", "1F"), "tags.1.name", "should match pattern"),
         (("guardrails.0.tag", "TT"), "file", "guardrails[0].tag names 'TT', which is not one of the tags: T, F, A, U, X"),
         (("guardrails.0.fallback_tag", "A"), "file", "guardrails[0].fallback_tag names 'A', a AUX; expected HIDDEN"),
+        (("guardrails.0.shown_by", "X"), "file", "guardrails[0].shown_by names 'X', a HIDDEN; expected CV or AUX"),
         (("tags.4.range", [0, 90]), "file", "'X', whose range [0.0, 90.0] must reach past the limit 90"),
         (("guardrails.0.fallback_s", 0), "guardrails.0.fallback_s", "greater than 0"),
         (("tags.3.move.feed_forward", {"A": 1.0}), "file", "U.move.feed_forward names 'A', a AUX; expected DV"),
