@@ -41,7 +41,7 @@ OPERATED = (
 )  # what the scenario `operation` wears, by 2 % at most
 CALM = 0.35  # of surprise's limit; of 0.3, 0.35 and 0.5, the largest that kept engines of other seeds whole
 HOSTILE_RPM = 4500.0  # 120 % of take-off's fan speed
-SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)  # of take-off thrust, held
+SHARES = (0.2, 0.5, 0.9)  # of take-off thrust, held
 SEED = 9000  # seeds below it were used while this was made
 
 Make = Callable[[SimulatedPlant], Controller]
@@ -104,7 +104,9 @@ def measure(report: Report, *, quick: bool) -> None:
         "All controllers meet the same engines with all sensors, lags, noise and the 40 ms delay; NMPC alone is told the true "
         "state and health. JEPA-MPC and NMPC decide every 80 ms, min-max and ramps every 20 ms; all may move fuel by 5 lbm/s a "
         "second. Target: the fan speed of a new engine at take-off thrust; the clock starts with it, after 3.2 s at rest. "
-        "T45 may pass 2150 R for 30 s and 2200 R never. The cap holds fuel below 1.3 times the steady fuel-pressure ratio."
+        "T45 may pass 2150 R for 30 s and 2200 R never. The cap holds fuel below 1.3 times the steady fuel-pressure ratio of "
+        "the pressure measured; the planners do not know of it. NMPC, told everything, needs as long under it as its row says: a "
+        "bar below that is out of reach for a decision every 80 ms with these margins."
     )
     report.note(
         "Margins are the checkpoint's, from 100 executed runs of the scenario `operation` (altitude, Mach, day and wear at random), "
@@ -215,15 +217,17 @@ def steady(bench: Bench) -> None:
     last = round(4.0 / bench.spec.sample_time_s)
     for share in SHARES:
         speed = at_thrust(share)[0]
-        for what, health in (("new", 1.0), ("worn", WORN)):
-            p, fuel, rpm = worn_core(np.full(n, health)), [], []
-            for make in (lambda plant: bench.jepa(plant.batch), bench.nmpc):
-                q = p if not fuel else p[:1]
-                r = accelerate(bench.spec, make, q, seed=SEED + 20, start=share, target=speed, seconds=4.8)
-                fuel.append(float(r.runs.true["Wf_true"][:, -last:].mean()))
-                rpm.append(float(r.runs.true["N1_true"][:, -last:].mean()))
-            ratios.append(fuel[0] / fuel[1])
-            rows.append([f"{share:.0%}", what, *fuel, f"{ratios[-1]:.5f}", rpm[0] - speed, rpm[1] - speed])
+        by: list[list[float]] = []
+        for make, each in ((lambda plant: bench.jepa(plant.batch), n), (bench.nmpc, 1)):
+            p = worn_core(np.repeat([1.0, WORN], each))
+            r = accelerate(bench.spec, make, p, seed=SEED + 20, start=share, target=speed, seconds=4.8)
+            fuel, rpm = (
+                r.runs.true[name][:, -last:].mean(1).reshape(2, each).mean(1) for name in ("Wf_true", "N1_true")
+            )
+            by.append([*fuel.tolist(), *(rpm - speed).tolist()])
+        for i, what in enumerate(("new", "worn")):
+            ratios.append(by[0][i] / by[1][i])
+            rows.append([f"{share:.0%}", what, by[0][i], by[1][i], f"{ratios[-1]:.5f}", by[0][2 + i], by[1][2 + i]])
     columns = ["thrust", "engine", "fuel lbm/s, JEPA-MPC", "NMPC", "ratio", "N1 offset rpm, JEPA-MPC", "NMPC"]
     bench.report.table(f"Fuel at rest, {n} noisy runs each", columns, rows)
     bench.report.bar("steady fuel over NMPC's, worst", max(ratios), BAR_FUEL, at_least=False)

@@ -258,7 +258,7 @@ def _controller(report: Report) -> None:
 
 def tune() -> list[tuple[MinMaxGains, dict[str, float]]]:
     """108 gain sets on the development days, new and worn engines: each with what counts, the best first."""
-    grid = product((1.4, 1.6, 1.8), (0.6, 0.9, 1.2), (0.3, 0.4), (0.2, 0.3, 0.45), (0.1, 0.2))
+    grid = product((1.4, 1.5, 1.6), (0.6, 0.9, 1.2), (0.3, 0.4), (0.2, 0.3, 0.45), (0.1, 0.2))
     names = ("accelerate", "speed", "speed_integral_s", "temperature", "temperature_integral_s")
     sets = [dict(zip(names, values, strict=True)) for values in grid]
     days, n = np.array(_DEVELOPMENT), len(_DEVELOPMENT)

@@ -43,12 +43,12 @@ class MinMaxGains:
     fuel with the quantity, so that g = 1 is the whole steady change at once. Limits are in the tags' units.
     """
 
-    speed: float | Array = 0.9
+    speed: float | Array = 0.6
     speed_integral_s: float | Array = 0.4
     temperature: float | Array = 0.3
     temperature_integral_s: float | Array = 0.1
     temperature_lead_s: float | Array = 0.2  # filter of the derivative that makes up for the sensor's lag
-    accelerate: float | Array = 1.6  # times the steady fuel-pressure ratio
+    accelerate: float | Array = 1.5  # times the steady fuel-pressure ratio
     decelerate: float | Array = 0.6
     n1_max: float | Array = 3920.0
     n2_max: float | Array = 8280.0
