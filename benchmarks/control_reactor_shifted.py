@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -136,7 +135,7 @@ def played(jobs: Sequence[Job], processes: int) -> dict[Job, Found]:
     if processes == 1:
         return {job: play(job) for job in jobs}
     context = get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=os.nice, initargs=(10,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
         return dict(zip(jobs, pool.map(kept, jobs), strict=True))
 
 
