@@ -14,9 +14,9 @@ from models.world_model import WorldModel
 
 
 class Supervised:
-    """`controller` for `batch` plants, told of the surprise, until the plant no longer follows `model`: where the surprise has been past the limit of
-    `config` for its number of samples, the MVs of that plant go to their safe values and stay there, with status FALLBACK. `shed` (batch,) says
-    where, `score` (batch,) is the surprise of the last sample."""
+    """`controller` for `batch` plants, told of the surprise, until the plant no longer follows `model`: where the surprise has
+    been past the limit of `config` for its number of samples, the MVs of that plant go to their safe values and stay there,
+    with status FALLBACK. `shed` (batch,) says where, `score` (batch,) is the surprise of the last sample."""
 
     def __init__(
         self,

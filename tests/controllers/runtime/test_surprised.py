@@ -70,6 +70,22 @@ async def test_it_sheds_after_its_count(make_rig):
     assert "surprised for 5 samples (T does not follow the model: residual 3.0 x its limit)" in rig.reason
 
 
+async def test_the_controller_is_told(make_rig):
+    watch, told = Says(), []
+    rig = await make_rig(watch=watch)
+    decide = rig.controller.decide
+
+    def heard(observation, targets):
+        told.append(float(observation.surprise[0]))
+        return decide(observation, targets)
+
+    rig.controller.decide = heard
+    await rig.cycle(2)
+    watch.residual = 0.7
+    await rig.cycle()
+    assert told[-2:] == [0.3, 0.7]
+
+
 async def test_a_plant_that_nobody_watches_is_run_all_the_same(make_rig):
     rig = await make_rig()
     await rig.auto()
