@@ -48,16 +48,17 @@ _FOLDER = Path(".homeostat/benchmarks/trained")
 TARGET, BOLUS_TARGET = 110.0, 140.0
 HELD_OUT_SEED, DAY_SEED = 6100, 6101
 LATER_MIN = 180
-CONDITIONS = ("clock", "clock-blind", "meals 3 h later")
-BAR_TIR = dict(zip(CONDITIONS, (5.0, 3.0, 0.0), strict=True))
-BAR_TBR70 = dict(zip(CONDITIONS, (2.0, 2.0, 3.0), strict=True))
+CONDITIONS: tuple[str, ...] = ("clock", "clock-blind", "meals 3 h later")
+BAR_TIR: dict[str, float] = dict(zip(CONDITIONS, (5.0, 3.0, 0.0), strict=True))
+BAR_TBR70: dict[str, float] = dict(zip(CONDITIONS, (2.0, 2.0, 3.0), strict=True))
 BAR_TBR54, BAR_WORST70, BAR_WORST54 = 0.5, 5.0, 1.0
 BUDGETS = (0.01, 0.03, 0.06)  # of the last check, for PD at matched time below range
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """`patients` a cohort and `days` of a run; `training` patients a cohort, `record` days each, `steps` of training."""
+    """`patients` a cohort and `days` of a run; `training` patients a cohort, `record` days each, `steps` of training; `rivals` of the
+    world model that are put behind the same guardrail."""
 
     patients: int = 30
     days: int = 14
@@ -65,9 +66,10 @@ class Sizes:
     record: int = 4
     steps: int = 1500
     seeds: int = 3
+    rivals: tuple[str, ...] = ("ARX",)
 
 
-QUICK = Sizes(2, 1, 2, 2, 20, 1)
+QUICK = Sizes(2, 1, 2, 2, 20, 1, ("ARX", "GRU"))
 
 
 def measure(report: Report, *, quick: bool) -> None:
@@ -76,6 +78,15 @@ def measure(report: Report, *, quick: bool) -> None:
     logging.getLogger("simulators").setLevel(logging.ERROR)  # patients that leave the envelope are counted in the table
     report.note(DISCLAIMER)
     bench = Bench(report, QUICK if quick else Sizes(), load_spec("glucose"))
+    report.note(
+        "TIR 70..180, TBR below 70 and below 54 mg/dL, of the true subcutaneous glucose; means over patients, then over training "
+        "seeds with 95 % intervals. A patient who leaves 20..600 mg/dL stays where it left. Clock-blind: no time of day; what was "
+        "seen at the same hours of the last three days is remembered all the same. Plain PD and basal-bolus as clinics use them, "
+        "with their own suspension; all that is called adaptive or guarded stands behind the same last check, whose strength "
+        "follows each patient's lows. Gains, floors and limits were chosen on training patients; the "
+        "ARX has the JEPA's floors, and errors as wide in every state: it mostly stops the pump. Not measured: MPC on the JEPA by a "
+        "zone energy, the GRU, linear MPC with a limit on insulin on board, MPC with the true equations."
+    )
     bench.rivals()
     bench.jepa()
     bench.hostile()
@@ -182,7 +193,8 @@ class Bench:
         """The guardrail by the JEPA and by its rivals, over the seeds of training."""
         eaten = dict(zip(CONDITIONS, [self.days(), self.days(), self.shifted()], strict=True))
         rows = []
-        for kind, count, conditions in (("JEPA", self.sizes.seeds, 3), ("ARX", 1, 1), ("GRU", 1, 1)):
+        kinds = [("JEPA", self.sizes.seeds, 3), *((rival, 1, 1) for rival in self.sizes.rivals)]
+        for kind, count, conditions in kinds:
             shown = CONDITIONS[:conditions]
             hours = np.repeat([c != "clock-blind" for c in shown], self.n)
             seeds = [
@@ -312,5 +324,6 @@ def forecast_of(kind: str, seed: int, sizes: Sizes) -> GlucoseForecast:
 def _digest(what: str, sizes: Sizes, files: tuple[str, ...]) -> str:
     root = Path(__file__).parents[1]
     code = b"".join((root / f).read_bytes() for f in files)
-    facts = json.dumps([what, asdict(replace(sizes, seeds=1))])
+    counted = {k: v for k, v in asdict(replace(sizes, seeds=1)).items() if k != "rivals"}
+    facts = json.dumps([what, counted])
     return hashlib.sha256(code + facts.encode()).hexdigest()[:12]

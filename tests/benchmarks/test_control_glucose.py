@@ -14,7 +14,7 @@ from simulators.glucose import DISCLAIMER
 from simulators.glucose.meals import meals
 from simulators.glucose.patients import Cohort, Split
 
-_SIZES = Sizes(1, 1, 1, 1, 2, 1)
+_SIZES = Sizes(1, 1, 1, 1, 2, 1, ("ARX", "GRU"))
 
 
 def test_meals_move_around_the_day() -> None:

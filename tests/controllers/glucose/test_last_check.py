@@ -77,7 +77,8 @@ def test_lows_strengthen_and_their_absence_relaxes() -> None:
 def test_a_hostile_policy_for_a_day() -> None:
     patients = draw("child", "training", 8, seed=3)
     eaten = meals("S2", 1, 8, announcing=Announcing(told=False))
-    kept = live(_SPEC, LastCheck(_SPEC, AlwaysMost(_SPEC, 8), patients.therapy), patients.p, eaten, seed=1)
+    check = LastCheck(_SPEC, AlwaysMost(_SPEC, 8), patients.therapy, Limits(strength=2.0))
+    kept = live(_SPEC, check, patients.p, eaten, seed=1)
     assert kept.metrics.tbr54.max() < 1.0
     bare = live(_SPEC, AlwaysMost(_SPEC, 8), patients.p, eaten, seed=1)
     assert bare.ended.all()
