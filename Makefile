@@ -40,7 +40,7 @@ checkpoints: $(DEMO)/.installed
 	$(DEMO)/bin/homeostat train reactor --data-dir .homeostat/made --out models/library/reactor
 	$(DEMO)/bin/homeostat excite reactor_bare --lock-step --runs 2400 --incidents 600 --data-dir .homeostat/made
 	$(DEMO)/bin/homeostat train reactor_bare --data-dir .homeostat/made --out models/library/reactor_bare
-	$(DEMO)/bin/homeostat excite vandevusse --lock-step --data-dir .homeostat/made
+	$(DEMO)/bin/homeostat excite vandevusse --lock-step --incidents 600 --data-dir .homeostat/made
 	$(DEMO)/bin/homeostat train vandevusse --data-dir .homeostat/made --out models/library/vandevusse
 	$(DEMO)/bin/homeostat excite turbofan --lock-step --runs 800 --data-dir .homeostat/made
 	$(DEMO)/bin/homeostat train turbofan --data-dir .homeostat/made --out models/library/turbofan

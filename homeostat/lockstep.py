@@ -64,7 +64,7 @@ def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Record
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     safe = np.array([t.move.safe for t in spec.mvs if t.move])
     low, high = np.array([t.move.limits for t in spec.mvs if t.move]).T
-    push = rng.uniform(*policy.push, (batch, 1)) * np.where(safe <= (low + high) / 2, 1.0, -1.0)
+    push = rng.uniform(*policy.push, (batch, len(safe))) * (high - low) * np.where(safe <= (low + high) / 2, 1.0, -1.0)
     rescue_at = guard.limit - guard.sign * rng.uniform(*policy.rescue, batch)
     rescuing = np.zeros(batch, bool)
 

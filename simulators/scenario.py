@@ -115,8 +115,8 @@ class Start(_Strict):
 
 class Incident(_Strict):
     """A way to run a plant into its guardrail and sometimes out again, for simulated incidents alone: moves are pushed by
-    `push` (MV unit) away from the safe side, full fallback begins at `rescue` and ends at `release` below the limit, and
-    the record stops at `stop` past it (all in the tag's unit)."""
+    `push` (share of the MV's limits, each for itself) away from the safe side, full fallback begins at `rescue` and ends at `release` below the limit, and
+    the record stops at `stop` past it (these in the tag's unit)."""
 
     push: Range
     rescue: Range

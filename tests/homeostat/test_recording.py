@@ -153,8 +153,23 @@ def test_a_historian_that_is_read_only_is_refused_before_anything_is_simulated(e
 
 
 def test_a_plant_without_a_fallback_label_has_no_incidents():
+    spec = load_spec("vandevusse")
+    unlabelled = [g.model_copy(update={"fallback_tag": None}) for g in spec.guardrails]
     with pytest.raises(SpecError, match="vandevusse: no guardrail has a fallback_tag"):
-        incident_run(load_spec("vandevusse"), 2, 10, seed=0)
+        incident_run(spec.model_copy(update={"guardrails": tuple(unlabelled)}), 2, 10, seed=0)
+
+
+def test_incidents_push_every_mv_and_end_a_little_past_the_limit():
+    spec = load_spec("vandevusse")
+    values = incident_run(spec, 60, 60, seed=0).values
+    hottest = np.nanmax(values["T_R"], axis=1)
+    assert 0.1 < (hottest > 140.0).mean() < 0.9
+    assert hottest.max() < 147.0
+    for mv in spec.mvs:
+        assert mv.move is not None
+        usual = excitation_run(spec, 60, 60, seed=0).values[mv.name]
+        towards = np.sign(np.mean(mv.move.limits) - mv.move.safe)
+        assert towards * (np.nanmean(values[mv.name]) - np.nanmean(usual)) > 0
 
 
 @pytest.mark.parametrize(("plant", "runs"), [("turbofan", 100), ("glucose", 500)])
