@@ -107,7 +107,7 @@ def plant_data(plant: str, runs: int, incidents: int, asked: int) -> PlantData:
             for i, (name, (scenario, noise)) in enumerate(shifted(spec).items())
         },
     }
-    if "incident" in builtin_scenarios(spec):
+    if incidents and "incident" in builtin_scenarios(spec):
         learned += runs_of(spec, incident_run(spec, incidents, INCIDENT_SAMPLES, seed=12))
         hot = runs_of(spec, incident_run(spec, asked, INCIDENT_SAMPLES, seed=32))
         sets["incidents"] = Asked(hot, [r.measured for r in hot])
