@@ -376,7 +376,18 @@ def test_controllers_are_evaluated_beside_each_other(homeostat, tmp_path: Path):
         f"evaluation.{e}" for e in ("html", "json", "md")
     ]
     code, out, err = homeostat(
-        "evaluate", "reactor_bare", "--config", "plain.yaml", "--tier", "full", "--runs", 1, "--seeds", 1, "--out", "all"
+        "evaluate",
+        "reactor_bare",
+        "--config",
+        "plain.yaml",
+        "--tier",
+        "full",
+        "--runs",
+        1,
+        "--seeds",
+        1,
+        "--out",
+        "all",
     )
     assert code == 0, err
     cases = {p.parent.name for p in (tmp_path / "all").glob("*/evaluation.html")}
