@@ -11,6 +11,7 @@ from benchmarks.two_rate_bench import QUICK, TASKS, Bench, excitation
 from benchmarks.two_rate_planning import Macro, OracleLayer, SlowLayer, TwoRateMpc
 from controllers.contracts import Observation, Targets
 from controllers.evaluation.closed_loop import limits_of
+from models.windows import Run
 from plant.errors import ControlError, ModelError
 
 N = 5
@@ -22,14 +23,18 @@ def bench() -> Bench:
     return Bench("reactor_bare", QUICK)
 
 
+@pytest.fixture(scope="module")
+def runs(bench: Bench) -> list[Run]:
+    return excitation(bench.spec, 8, 1, held=True)
+
+
 def seen(bench: Bench, level: float) -> tuple[Observation, Targets]:
     low, high = limits_of(bench.spec)
     now = Observation(0.0, np.array([[0.87, 324.5]]), np.array([[350.0]]), np.array([[300.0]]))
     return now, Targets(np.full((1, 60, 1), level), low, high)
 
 
-def test_a_stride_of_one_sample_is_the_models_own(bench: Bench) -> None:
-    runs = excitation(bench.spec, 8, 1, held=True)
+def test_a_stride_of_one_sample_is_the_models_own(bench: Bench, runs: list[Run]) -> None:
     data = Macro(bench.model, runs, 1, 15)
     sure = data.sure[:, -1, 0] > 0
     assert sure.any()
@@ -39,16 +44,16 @@ def test_a_stride_of_one_sample_is_the_models_own(bench: Bench) -> None:
     assert missed < 0.05
 
 
-def test_held_moves_are_constant_within_a_stride(bench: Bench) -> None:
-    run = max(excitation(bench.spec, 8, 1, held=True), key=len)
+def test_held_moves_are_constant_within_a_stride(runs: list[Run]) -> None:
+    run = max(runs, key=len)
     strides = run.applied[1 : 1 + len(run.applied[1:]) // N * N].reshape(-1, N)
     whole = np.isfinite(strides).all(1)
     assert (np.ptp(strides[whole], axis=1) < 1e-9).mean() > 0.7  # interlocks and rate limits see to the rest
 
 
-def test_runs_too_short_for_the_strides_are_refused(bench: Bench) -> None:
+def test_runs_too_short_for_the_strides_are_refused(bench: Bench, runs: list[Run]) -> None:
     with pytest.raises(ModelError, match="no run of 501 samples"):
-        Macro(bench.model, excitation(bench.spec, 2, 1, held=True), N, 100)
+        Macro(bench.model, runs, N, 100)
 
 
 def test_sub_goals_are_asked_for_every_n_samples_and_slide(bench: Bench) -> None:
@@ -113,11 +118,11 @@ def test_seeds_decide_the_levels_and_runs_are_scored(bench: Bench) -> None:
     one, other = (task.targets(bench.spec, s, 60) for s in (1, 2))
     assert (one == task.targets(bench.spec, 1, 60)).all()
     assert (one != other).any()
-    scores, worst, samples = bench.run(task, bench.flat(task, batch=2), 5, 2)
+    scores, worst, samples = bench.run(task, bench.flat(task, batch=2), 5, 2, 40)
     assert scores.shape == worst.shape == samples.shape == (2,)
     assert (scores < 0).all()
     assert (worst == 0).all()
-    lazy = bench.run(task, bench.flat(task, horizon=1, batch=2), 5, 2)[0]
+    lazy = bench.run(task, bench.flat(task, horizon=1, batch=2), 5, 2, 40)[0]
     assert scores.mean() > lazy.mean()
 
 
