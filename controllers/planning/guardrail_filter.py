@@ -109,7 +109,7 @@ class GuardrailFilter(LatentController):
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         began = time.perf_counter()
-        deadline = None if self.deadline_s is None else began + self.deadline_s
+        deadline = self._deadline(began)
         answer = self._ask(observation, targets)
         with torch.inference_mode():
             z, applied, seen = self._observe(observation)
@@ -117,9 +117,12 @@ class GuardrailFilter(LatentController):
             asked, known = self._asked(answer, problem)
             problem = dataclasses.replace(problem, asked=asked)
             plan = self._nearest(problem, deadline)
+            planned = time.perf_counter()
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
             decision = self._decision(plan, problem, targets, seen & known, began)
-        return self._passed_on(decision, answer, asked[:, 0].numpy(), known.numpy(), began)
+        passed = self._passed_on(decision, answer, asked[:, 0].numpy(), known.numpy(), began)
+        self._took(planned)
+        return passed
 
     def _ask(self, observation: Observation, targets: Targets) -> Decision | None:
         """What `inner` wants; None where it fails: an unusable answer must not take the guardrails with it."""

@@ -30,6 +30,7 @@ from plant.native import CompilerError
 
 Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
+_FORGETS = 0.9  # of the longest time a decision took after its plan, a sample
 _SMOOTHING = 0.1  # of the errors' mean and mean size: about the last ten samples
 
 _PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "mppi": MppiPlanner}
@@ -61,7 +62,7 @@ class LatentController(ABC):
                 f"planner of {self.spec.name}",
                 f"The model was validated to {model.config.horizon}; plan no further, or train it further.",
             )
-        self.horizon, self.deadline_s = self.config.horizon, deadline_s
+        self.horizon, self.deadline_s, self._after_s = self.config.horizon, deadline_s, 0.0
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         moves = [t.move for t in self.spec.mvs if t.move]
         self._low = torch.tensor([m.limits[0] for m in moves], dtype=torch.float64)
@@ -115,6 +116,14 @@ class LatentController(ABC):
     @abstractmethod
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         """The next move for every plant; see `controllers.contracts.Controller`."""
+
+    def _deadline(self, began: float) -> float | None:
+        """Until when may be planned, on `time.perf_counter()`: what comes after the plan took so long before."""
+        return None if self.deadline_s is None else began + self.deadline_s - self._after_s
+
+    def _took(self, planned: float) -> None:
+        """The decision that was `planned` then is made."""
+        self._after_s = max(_FORGETS * self._after_s, time.perf_counter() - planned)
 
     def _observe(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
         """Take in a sample and learn from it. Returns z (batch x latent) now, the moves in force (batch x n_mv), engineering

@@ -71,14 +71,16 @@ class JepaMpc(LatentController):
         not finite, gets status INFEASIBLE and its fallback move.
         """
         began = time.perf_counter()
-        deadline = None if self.deadline_s is None else began + self.deadline_s
+        deadline = self._deadline(began)
         with torch.inference_mode():
             z, applied, seen = self._observe(observation)
             problem = self._problem(z, applied, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
+            planned = time.perf_counter()
             decision = self._decision(plan, problem, targets, seen, began)
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
+            self._took(planned)
         return decision
 
     def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
