@@ -65,7 +65,7 @@ class Sizes:
     training: int = 150
     record: int = 4
     steps: int = 1500
-    seeds: int = 2
+    seeds: int = 3
     rivals: tuple[str, ...] = ("ARX",)
 
 
