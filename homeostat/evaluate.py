@@ -7,17 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from controllers.baselines.ekf import Ekf
-from controllers.baselines.nmpc import NmpcController
-from controllers.contracts import Array, Controller, Decision, Observation, Targets
+from controllers.contracts import Array, Decision, Observation, Targets
 from controllers.evaluation.evaluation import Maker, evaluate
 from controllers.runtime.config import ControllerConfig, load_config
-from homeostat.chosen import controller_of
+from homeostat.chosen import controller_of, true_nmpc
 from homeostat.evaluation_report import write
 from models.checkpoint import Checkpoint
 from plant.errors import SpecError
 from plant.spec import PlantSpec
-from simulators.registry import simulator_of
 from simulators.scenario import builtin_scenarios, load_scenario
 
 _RECORDING = ("steady", "excitation", "incident")  # nothing happens, or the moves are the scenario's own
@@ -54,16 +51,6 @@ def makers(spec: PlantSpec, checkpoint: Checkpoint, configs: Sequence[Path], nmp
     if nmpc:
         made["NMPC, true equations"] = lambda batch: true_nmpc(spec, batch)
     return made | {"moves held": lambda batch: Held(spec)}
-
-
-def true_nmpc(spec: PlantSpec, batch: int) -> Controller:
-    """NMPC with the simulator's usual parameters, and an EKF where a state has no tag that reads it as it is now."""
-    simulator = simulator_of(spec)
-    p = np.tile(simulator.p0, (batch, 1))
-    measured = {t.name for t in spec.measured}
-    whole = set(simulator.names.x) <= measured
-    return NmpcController(spec, simulator, parameters=p if whole else None,
-                          estimator=None if whole else Ekf(spec, simulator, parameters=p))  # fmt: skip
 
 
 def run(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controllers.baselines.pid import PidController
 from controllers.baselines.standby import Standby
 from controllers.contracts import Mode
 from controllers.planning.latent import LatentController
@@ -22,6 +21,7 @@ from controllers.runtime.loop import ControlLoop
 from controllers.runtime.nodes import ControllerServer
 from historian import Historian
 from historian.recorder import record
+from homeostat.chosen import other_of
 from homeostat.excitation import Excitation
 from models.plant_surprise import Watch
 from plant.clock import Clock, ScaledClock
@@ -181,8 +181,8 @@ async def control_live(
     watch: Watch | None,
 ) -> None:
     """Run a controller on a plant until `stop`, serving its node set; then give the MVs back. Raises `ControlError` when
-    the loops configured to stand by do not fit the plant."""
-    standing = Standby(controller, PidController(spec, config.standby)) if config.standby else controller
+    the controller configured to stand by does not fit the plant, `SpecError` when there is none of its name."""
+    standing = Standby(controller, other_of(spec, config.standby, "standby")) if config.standby else controller
     async with contextlib.AsyncExitStack() as stack:
         store = None
         if historian is not None:

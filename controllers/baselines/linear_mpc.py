@@ -13,6 +13,7 @@ from torch import Tensor
 from controllers.contracts import Decision, Observation, Status, Targets
 from controllers.planning import qp
 from controllers.planning.config import PlannerConfig
+from controllers.planning.explained import contradiction
 from models.rivals.contract import Forecaster
 from plant.errors import ControlError
 
@@ -100,7 +101,7 @@ class LinearMpc:
             step = self._solve(free, self._goals(targets), previous, low, high)
             moves = _inside(held + step, previous, low, high, self._rate)
             sound = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
-            sound &= torch.isfinite(moves).all(-1).all(-1)
+            sound &= torch.isfinite(moves).all(-1).all(-1) & (not contradiction(self.spec, targets))
             moves = torch.where(sound[:, None, None], moves, self._safe)
             return self._decision(moves, self._predict(moves), sound, began)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import casadi as ca
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from controllers.baselines.ekf import Ekf, Equations, Estimate
 from controllers.contracts import Decision, Observation, Status, Targets
+from controllers.planning.explained import contradiction
 from plant.errors import ControlError
 from plant.spec import PlantSpec
 from simulators.contract import Simulator
@@ -143,6 +145,8 @@ class NmpcController:
         plan, predicted = np.empty((batch, h, nu)), np.empty((batch, h, len(self.spec.measured)))
         known = np.asarray(np.isfinite(np.hstack([now.x, observation.applied])).all(axis=1))
         known &= np.asarray(np.isfinite(observation.measured).any(axis=1))
+        contradicted = contradiction(self.spec, targets)
+        known &= not contradicted
         found = np.zeros(batch, bool)
         goals = targets.values[:, np.minimum(np.arange(h), targets.values.shape[1] - 1)]
         for b in range(batch):
@@ -150,7 +154,7 @@ class NmpcController:
             found[b] = answer is not None
             x, plan[b] = (np.full((h, self._shape[0]), np.nan), self._safe) if answer is None else answer
             predicted[b] = np.array(self._read(x.T, plan[b].T, *(np.tile(v[b], (h, 1)).T for v in (now.d, now.p)))).T
-        return self._decision(plan, predicted, found, began)
+        return dataclasses.replace(self._decision(plan, predicted, found, began), why=(contradicted,) * batch)
 
     def _solve(
         self, b: int, now: Estimate, applied: Array, goal: Array, targets: Targets

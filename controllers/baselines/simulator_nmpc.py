@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from controllers.contracts import Decision, Observation, Status, Targets
 from controllers.planning.allowance import Allowance
 from controllers.planning.config import PlannerConfig
+from controllers.planning.explained import contradiction
 from controllers.planning.problem import Energy, Problem, Rollout
 from controllers.planning.scp import ScpPlanner
 from models.calibration import Calibration
@@ -157,12 +158,12 @@ class SimulatorNmpc:
         self._allowance: Allowance | None = None
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
-        """The next move for every plant; INFEASIBLE and the safe move where the state is not finite."""
+        """The next move for every plant; INFEASIBLE and the safe move where the state is not finite or the limits leave none."""
         began = time.perf_counter()
         x, d, p = self._state()
         z = torch.from_numpy(np.concatenate([x, d, p], 1))
         batch, h, n = len(z), self.horizon, len(self.spec.targets)
-        known = torch.isfinite(z).all(1)
+        known = torch.isfinite(z).all(1) & (not contradiction(self.spec, targets))
         goals, low, high = (_double(v) for v in (targets.values, targets.move_low, targets.move_high))
         goals = goals[:, torch.arange(h).clamp(max=goals.shape[1] - 1)].expand(batch, -1, -1)
         now = self.planner.model.watched(x, np.array(observation.applied, float), d, p)

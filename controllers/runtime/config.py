@@ -91,10 +91,10 @@ class LoopConfig(_Strict):
         return min(self.deadline_share * sample_time_s / speed, self.deadline_max_s)
 
 
-class FilteredConfig(FilterConfig):
-    """Another controller in the planner's place, behind its guardrails: `pid` loops, or the `controller` of that name from an
-    installed package (entry point in the group `homeostat.controllers`: called with the `PlantSpec`, it answers a
-    `Controller`). Of `planner`, `horizon`, `iterations`, `bias_filter` and `guard` hold for the filter."""
+class OtherConfig(_Strict):
+    """A controller that is not the planner: `pid` loops, or a `controller` by name: `nmpc` (the simulator's own equations),
+    `min_max` (an engine's), or one from an installed package (entry point in the group `homeostat.controllers`: called with
+    the `PlantSpec`, it answers a `Controller`)."""
 
     pid: tuple[PidLoop, ...] = ()
     controller: str = ""
@@ -106,18 +106,23 @@ class FilteredConfig(FilterConfig):
         return self
 
 
+class FilteredConfig(FilterConfig, OtherConfig):
+    """Another controller in the planner's place, behind its guardrails. Of `planner`, `horizon`, `iterations`, `bias_filter` and
+    `guard` hold for the filter."""
+
+
 class ControllerConfig(_Strict):
     """A controller: its planner, its supervisor, its clockwork and where it serves its own nodes. `filter`: another
     controller decides, and the planner only mends what is not safe.
 
-    `preview`: scheduled targets are shown to the planner before they are due. `standby`: PID loops whose moves are sent
-    while the planner has no answer at all, fewer than `supervisor.recovery_samples` in a row; without any it sheds at once.
+    `preview`: scheduled targets are shown to the planner before they are due. `standby`: another controller whose moves are
+    sent while the planner has no answer at all, fewer than `supervisor.recovery_samples` in a row; without any it sheds at once.
     """
 
     planner: PlannerConfig = PlannerConfig()
     filter: FilteredConfig | None = None
     preview: bool = True
-    standby: tuple[PidLoop, ...] = ()
+    standby: OtherConfig | None = None
     quality: QualityConfig = QualityConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     loop: LoopConfig = LoopConfig()

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from controllers.baselines.min_max import MinMaxController
+from controllers.baselines.nmpc import NmpcController
 from controllers.baselines.pid import PidController
-from controllers.contracts import Observation, Targets
+from controllers.baselines.standby import Standby
+from controllers.contracts import Controller, Observation, Status, Targets
 from controllers.evaluation.closed_loop import limits_of
 from controllers.planning.guardrail_filter import GuardrailFilter
 from controllers.planning.mpc import JepaMpc
 from controllers.runtime.config import load_config
 from homeostat.checkpoints import load_checkpoint
-from homeostat.chosen import controller_of
+from homeostat.chosen import controller_of, other_of
 from plant.errors import SpecError
 from plant.spec import load_spec
 
@@ -84,7 +87,7 @@ def test_a_controller_of_an_installed_package(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("site")
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("coldest", r"0 installed controllers are called 'coldest'.*hottest"), ("broken", "cannot be made: ZeroDivision"),
+    [("coldest", r"0 installed controllers are called 'coldest'.*hottest.*min_max, nmpc"), ("broken", "cannot be made: ZeroDivision"),
      ("nothing", "makes no Controller")],
 )  # fmt: skip
 def test_what_cannot_be_used_is_said(tmp_path: Path, name: str, said: str) -> None:
@@ -100,3 +103,37 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, name: str, said: str) -> No
 def test_a_filter_that_makes_no_sense_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError, match="filter"):
         load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("plant", "name", "kind"), [("reactor", "nmpc", NmpcController), ("turbofan", "min_max", MinMaxController)]
+)
+def test_a_baseline_of_the_library_filtered_and_standing_by(
+    tmp_path: Path, plant: str, name: str, kind: type[Controller]
+) -> None:
+    spec = load_spec(plant)
+    text = f"filter: {{controller: {name}}}\nstandby: {{controller: {name}}}\n"
+    config = load_config(written(tmp_path, text))
+    filtered = controller_of(spec, config, load_checkpoint(spec))
+    assert isinstance(filtered, GuardrailFilter)
+    assert isinstance(filtered.inner, kind)
+    assert config.standby is not None
+    standing = Standby(JepaMpc(filtered.model), other_of(spec, config.standby, "standby"))
+    nominal = [np.array([[t.nominal for t in tags]]) for tags in (spec.measured, spec.dvs, spec.mvs)]
+    low, high = limits_of(spec)
+    targets = Targets(np.array([[[t.value for t in spec.targets]]]), low, high)
+    nothing = Targets(targets.values, high, low)  # limits that leave no move: the planner has no answer
+    for k, asked in enumerate((targets, targets)):
+        decision = filtered.decide(Observation(k * spec.sample_time_s, *nominal), asked)
+        assert np.isfinite(decision.moves).all()
+        assert decision.status[0] != Status.INFEASIBLE
+    assert standing.decide(Observation(0.0, *nominal), nothing).status[0] in (Status.FALLBACK, Status.INFEASIBLE)
+
+
+def test_a_standby_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "standby: {controller: wizard}\n"))
+    assert config.standby is not None
+    with pytest.raises(SpecError, match=r"'wizard'.*standby.controller.*min_max, nmpc|standby.controller.*'wizard'"):
+        other_of(load_spec("reactor"), config.standby, "standby")
+    with pytest.raises(SpecError, match="either pid loops or the name"):
+        load_config(written(tmp_path, "standby: {}\n"))
