@@ -10,6 +10,7 @@ from plant.spec import PlantSpec
 _FAR = 0.05  # of what the target may be set to: nearer than that it is met
 _RESTS = 0.1  # of what is missing: a plan that changes less over its last sample has come to rest
 _BINDS = 1e-3  # of an MV's limits
+_NEAR = 0.5  # engineering units: a guardrail with less to spare holds the plan
 
 
 def contradiction(spec: PlantSpec, targets: Targets) -> str:
@@ -35,8 +36,8 @@ def broken(guardrails: tuple[str, ...], margins: Array) -> str:
 
 
 def short_of_target(
-    spec: PlantSpec, plan: Array, predicted: Array, margins: Array, targets: Targets, wanted: Array
-) -> str:
+    spec: PlantSpec, guardrails: tuple[str, ...], plan: Array, predicted: Array, margins: Array, targets: Targets, wanted: Array
+) -> str:  # fmt: skip
     """Of one plan that has come to rest: which target it does not reach, and what holds it; '' where all are met or under way.
     `plan`, `predicted`, `margins` (horizon x any), `wanted` (horizon x n_target)."""
     names = [t.name for t in spec.measured]
@@ -52,9 +53,10 @@ def short_of_target(
             for t, last, bottom, top in zip(spec.mvs, plan[-1], targets.move_low, targets.move_high, strict=True)
             if min(last - bottom, top - last) <= _BINDS * (top - bottom)
         ]
-        held += ["a guardrail holds it"] if margins.size and margins[-1].min() < 0.5 else []
+        if margins.size and margins[-1].min() < _NEAR:
+            held.append(f"{guardrails[int(margins[-1].argmin())]} holds it")
         if held:
-            return f"{target.tag} comes to rest at {reading[-1]:.4g}, not at {wanted[-1, i]:.4g}: {', '.join(held)}"
+            return f"the plan brings {target.tag} to {reading[-1]:.4g}, not to {wanted[-1, i]:.4g}: {', '.join(held)}"
     return ""
 
 
@@ -72,6 +74,6 @@ def why(
         elif s is Status.DEADLINE:
             text = f"the best found in {1e3 * (deadline_s or 0.0):.3g} ms"
         else:
-            text = short_of_target(spec, plan[b], predicted[b], margins[b], targets, wanted[b])
+            text = short_of_target(spec, guardrails, plan[b], predicted[b], margins[b], targets, wanted[b])
         said.append(text)
     return tuple(said)

@@ -67,8 +67,8 @@ def test_a_target_outside_reach(trained: WorldModel) -> None:
         decision = controller.decide(reading(applied=297.0), targets)
     assert decision.status[0] in (Status.OPTIMAL, Status.FEASIBLE)
     assert decision.plan[0, -1] == pytest.approx(297.0, abs=0.1)
-    assert "Ca comes to rest at" in decision.why[0]
-    assert "not at 0.92: Tc is at its limit" in decision.why[0]
+    assert "the plan brings Ca to" in decision.why[0]
+    assert "not to 0.92: Tc is at its limit" in decision.why[0]
     assert controller.decide(reading(), asked(trained)).why == ("",)
 
 
