@@ -128,8 +128,8 @@ def executed_calibration(
     scenario: Scenario | None = None,
 ) -> tuple[Calibration, list[list[Run]]]:  # fmt: skip
     """Calibrate on the planner's own closed loops of `scenario` (default: the plant's `operation`), twice: margins change what
-    is executed, so those that stay are measured on plans made with them. What the first round learned of lost states is kept, since the second hardly meets any. Also
-    returns the runs of both rounds."""
+    is executed, so those that stay are measured on plans made with them. What the first round learned of lost states is
+    kept, since the second hardly meets any. Also returns the runs of both rounds."""
     rounds: list[list[Run]] = []
     scenario = scenario or load_scenario("operation", spec)
     count, horizon = len(spec.guardrails), world.config.horizon
