@@ -90,7 +90,7 @@ def test_noise_goes_in_less_than_an_error_that_stays(trained: WorldModel) -> Non
         for k in range(40):
             controller._correct(torch.full((1, 12, 2), 0.01 * sign**k).double())
         moved.append(float(controller._bias.abs().max()))
-    assert moved[0] < 0.001
+    assert moved[0] < 0.0003  # a constant share would leave 0.0005
     assert moved[1] > 0.009
 
 
