@@ -89,7 +89,7 @@ def kept_result(settings: list, make: Callable[[], R]) -> R:
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
     path = FOLDER / f"{key}.pt"
     if path.exists():
-        return torch.load(path, weights_only=False)
+        return torch.load(path, weights_only=False)  # whole modules, and this benchmark's own file
     made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")

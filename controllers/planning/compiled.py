@@ -15,7 +15,7 @@ from torch import Tensor
 
 from controllers.planning.config import PlannerConfig
 from controllers.planning.problem import Energy, Plan, Problem, Rollout
-from controllers.planning.scp import PRICE, ScpPlanner
+from controllers.planning.scp import BACK_OFF, HARD, PRICE, PROXIMAL, ScpPlanner
 from models.world_model import Mlp, WorldModel
 from plant import native
 
@@ -96,7 +96,7 @@ class CompiledScpPlanner(ScpPlanner):
         moves, z = np.empty((n, h, m)), np.empty((n, h + 1, s.latent))
         measured, margins = np.empty((n, h, s.measured)), np.empty((n, h, s.constraints))
         converged, late = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        outputs = [v.ctypes.data_as(_Double) for v in (moves, z, measured, margins)]
+        outputs = [_pointer(v) for v in (moves, z, measured, margins)]
         flags = [v.ctypes.data_as(_Int) for v in (converged, late)]
 
         def part(first: int, end: int) -> None:
@@ -156,12 +156,13 @@ class CompiledScpPlanner(ScpPlanner):
 
     def _doubles(self, value: Tensor) -> ctypes._Pointer:
         self._kept.append(_aligned(value.detach().double().numpy()))
-        return self._kept[-1].ctypes.data_as(_Double)
+        return _pointer(self._kept[-1])
 
 
 @cache
 def _library() -> Callable[..., int]:
-    source = resources.files("controllers.planning").joinpath("scp.c").read_text()
+    shared = f"#define HARD {HARD}\n#define BACK_OFF {BACK_OFF}\n#define PROXIMAL {PROXIMAL}\n"
+    source = shared + resources.files("controllers.planning").joinpath("scp.c").read_text()
     function = ctypes.CDLL(str(native.build(source))).plan
     function.restype = ctypes.c_int64
     sizes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_double, ctypes.c_int64]

@@ -15,9 +15,7 @@ double sqrt(double);
 
 #define LANES 8
 #define FOR(i, n) for (int64 i = 0; i < (n); i++)
-#define HARD 100.0      /* as in scp.py */
-#define BACK_OFF 0.2
-#define PROXIMAL 1e-4
+/* HARD, BACK_OFF and PROXIMAL are scp.py's: compiled.py writes them before this text. */
 #define STILL 3e-3      /* of an MV's span: a step that changes nothing ends the iterations */
 
 typedef struct { int64 in, width, out; const double *w1, *w2, *w3, *t1, *t2, *t3, *b1, *b2, *b3, *linear, *linear_t; } Net;

@@ -16,9 +16,10 @@ from controllers.planning.planner import Clock, Planner, choose
 from controllers.planning.problem import Energy, Problem, Rollout
 from models.world_model import WorldModel
 
-_HARD = 100.0  # price of a limit on a move, in energy per span: far above anything the task can pay
-_BACK_OFF = 0.2  # margin units by which a subproblem stays inside: its linear guardrails are not the real ones
+HARD = 100.0  # price of a limit on a move, in energy per span: far above anything the task can pay
+BACK_OFF = 0.2  # margin units by which a subproblem stays inside: its linear guardrails are not the real ones
 _SHARES = (0.8, 0.5, 0.25, 0.1)  # of the way to a point that breaks a guardrail
+PROXIMAL = 1e-4  # price of moving, times the square of the step: without it a flat energy has no least point
 PRICE = (30.0, 10.0, 5.0)  # price of a guardrail by rank, in energy per margin unit; ranking decides, this only steers
 
 
@@ -95,7 +96,7 @@ class ScpPlanner(Planner):
         if self.config.guardrails and len(self.constraints):
             jac = self.constraints.jacobian(self.model, rollout.z[:, 1:])
             rows.append((-jac @ sens).flatten(1, 2))
-            offset.append((problem.required + _BACK_OFF - rollout.margins).flatten(1))
+            offset.append((problem.required + BACK_OFF - rollout.margins).flatten(1))
             price = torch.tensor([PRICE[min(int(r), 3) - 1] for r in self.constraints.rank], dtype=dtype)
             high.append(price.repeat(h).expand(batch, -1))
             low.append(torch.zeros_like(high[-1]))
@@ -109,12 +110,12 @@ class ScpPlanner(Planner):
             bounds += [(self._difference, change - rate), (-self._difference, -change - rate)]
         rows += [row[first].expand(batch, -1, n) for row, _ in bounds]
         offset += [excess[:, first] for _, excess in bounds]
-        high.append(torch.full((batch, len(bounds) * len(first)), _HARD, dtype=dtype))
+        high.append(torch.full((batch, len(bounds) * len(first)), HARD, dtype=dtype))
         low.append(torch.zeros_like(high[-1]))
 
         e, s = self.energy, self.energy.suppression
         weight = 2 * e.effort / e.effort_span.repeat(h) ** 2
-        p = tracking.p + torch.diag_embed((weight + 1e-4).expand(batch, n)) + 2 * s * (difference.mT @ difference)
+        p = tracking.p + torch.diag_embed((weight + PROXIMAL).expand(batch, n)) + 2 * s * (difference.mT @ difference)
         q = tracking.q + weight * (flat - e.effort_low.repeat(h)) + 2 * s * (difference.mT @ change[..., None])[..., 0]
         a = torch.cat(rows, 1)
         if self.config.blocks:
