@@ -308,7 +308,7 @@ def describe(error: ValidationError) -> str:
     lines = []
     for e in error.errors():
         where = ".".join(str(p) for p in e["loc"]) or "file"
-        message = e["msg"].removeprefix("Value error, ")
+        message = e["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]  # no class of ours
         if e["type"] == "extra_forbidden":
             message = "unknown key"
         found = e.get("input")
