@@ -62,11 +62,15 @@ class Observation:
 @dataclass(frozen=True)
 class Targets:
     """`values` (batch x horizon x n_target): targets at the next samples, in the order of the spec's `targets`. With no
-    preview every step repeats the present target. `move_low`, `move_high` (n_mv): operator limits, inside the spec's."""
+    preview every step repeats the present target. `move_low`, `move_high` (n_mv): operator limits, inside the spec's; they bar
+    no way to the safe side. `dropped` (n_mv, bool): MVs that are not ours to move; each stays at its move in force, a measured
+    disturbance. `left_out` (n_target, bool): targets whose CV can no longer be predicted; they cost nothing. None: no such."""
 
     values: Array
     move_low: Array
     move_high: Array
+    dropped: NDArray[np.bool_] | None = None
+    left_out: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -25,26 +26,33 @@ class PlantMode(IntEnum):
 
 @dataclass(frozen=True)
 class Value:
-    """One value of one tag: engineering units, quality, source time (plant time, s since the Unix epoch)."""
+    """One value of one tag: in the tag's unit, quality, source time (plant time, s since the Unix epoch), and why it is not
+    good. `server_s`: when the server says it had it (plant time), NaN where it does not say."""
 
     value: float
     quality: Quality
     time_s: float
     reason: str = ""
+    server_s: float = math.nan
 
 
 @dataclass(frozen=True)
 class Sample:
     """A consistent read of every tag of a plant.
 
-    `time_s` is the newest source time in it (plant time). `mode` and `heartbeat` come from the plant's regulatory layer;
-    `heartbeat` counts its scans, and stands still when the plant does. A plant without one reports None for both.
+    `time_s` is its plant time: what most of the tags stamped at each scan say, else when it was received. The rest comes from
+    the plant's handshake: `mode` whether the MVs are granted to us, `heartbeat` the plant's sign of life, which stands still
+    when the plant does, `owned` whether the lease is ours; each None where the plant has no such thing or does not say it.
+    `loops`: for each MV with a mode of its own, whether its loop takes our moves. `received_s`: wall time of the answer.
     """
 
     time_s: float
     values: Mapping[str, Value]
     mode: PlantMode | None = None
-    heartbeat: int | None = None
+    heartbeat: float | None = None
+    owned: bool | None = None
+    loops: Mapping[str, bool] = field(default_factory=dict)
+    received_s: float = math.nan
 
 
 @dataclass(frozen=True)

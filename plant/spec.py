@@ -10,12 +10,13 @@ from __future__ import annotations
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from plant.errors import SpecError
+from plant.handshake import Handshake, Plain, simulated
 
 
 class Role(StrEnum):
@@ -35,14 +36,43 @@ Bounds = tuple[float, float]
 M = TypeVar("M", bound=BaseModel)
 
 
+class LoopMode(_Strict):
+    """The mode of the loop under an MV: our moves count only while `node` reads one of `accepts`."""
+
+    node: str
+    accepts: Annotated[tuple[Plain, ...], Field(min_length=1)]
+
+
+class Test(_Strict):
+    """An identification test of one MV: moves of about `step` (the MV's unit) to each side of where it stands, each held for
+    about `hold_s` plant seconds."""
+
+    __test__ = False  # no test case, whatever pytest makes of the name
+
+    step: Annotated[float, Field(gt=0)] | None = None
+    hold_s: Annotated[float, Field(gt=0)] | None = None
+
+
 class Move(_Strict):
     """What only an MV has. `rate_per_s` is the largest |change| per plant second; `safe` is the full fallback.
-    Identification moves stay in `excitation`, by default the limits; above that comes a random share of `feed_forward`:
-    what a DV above its nominal value calls for, in the MV's unit a unit of the DV."""
+
+    - `levels`, or `step`: a discrete MV takes one of these values, or multiples of a step from the low limit on.
+    - `write_node`: where moves are written, if not to the node that is read. `mode`: the loop under the MV.
+    - `optional`: it may drop out of remote control alone, and the others go on. `fallback`: where it goes when AUTO is given
+      up and no other layer takes it: back to what it was `before_auto`, to `safe`, nowhere (`hold`), or to a value.
+    - `test`: how an identification test moves it. Lock-step excitation stays in `excitation`, by default the limits; above that
+      comes a random share of `feed_forward`: what a DV above its nominal value calls for, in the MV's unit a unit of the DV."""
 
     limits: Bounds
     rate_per_s: Annotated[float, Field(gt=0)]
     safe: float
+    levels: tuple[float, ...] | None = None
+    step: Annotated[float, Field(gt=0)] | None = None
+    write_node: str | None = None
+    mode: LoopMode | None = None
+    optional: bool = False
+    fallback: Literal["before_auto", "safe", "hold"] | float = "before_auto"
+    test: Test = Test()
     excitation: Bounds | None = None
     feed_forward: dict[str, float] = {}
 
@@ -55,12 +85,50 @@ class Move(_Strict):
         low, high = self.excited
         if not self.limits[0] <= low < high <= self.limits[1]:
             raise ValueError(f"excitation {[low, high]} must be [low, high] inside limits {list(self.limits)}")
+        if not isinstance(self.fallback, str) and not self.limits[0] <= self.fallback <= self.limits[1]:
+            raise ValueError(f"fallback ({self.fallback}) must lie inside limits {list(self.limits)}")
+        if self.test.step is not None and self.test.step > self.span:
+            raise ValueError(f"test.step ({self.test.step}) is larger than the limits {list(self.limits)}")
         return self
+
+    @model_validator(mode="after")
+    def _discrete(self) -> Move:
+        if self.levels is not None and self.step is not None:
+            raise ValueError("give levels or step, not both")
+        if self.levels is not None:
+            if len(self.levels) < 2 or list(self.levels) != sorted(set(self.levels)):
+                raise ValueError(f"levels must be two or more rising values, not {list(self.levels)}")
+            if self.levels[0] < self.limits[0] or self.levels[-1] > self.limits[1]:
+                raise ValueError(f"levels {list(self.levels)} must lie inside limits {list(self.limits)}")
+            if self.safe not in self.levels:
+                raise ValueError(f"safe ({self.safe}) must be one of the levels {list(self.levels)}")
+        if self.step is not None and not self.step <= self.span:
+            raise ValueError(f"step ({self.step}) is larger than the limits {list(self.limits)}")
+        return self
+
+    @property
+    def span(self) -> float:
+        """High limit less low limit."""
+        return self.limits[1] - self.limits[0]
 
     @property
     def excited(self) -> Bounds:
         """Where identification moves stay."""
         return self.excitation or self.limits
+
+    @property
+    def discrete(self) -> tuple[float, ...]:
+        """The values a discrete MV takes, rising; empty for a continuous one."""
+        if self.levels is not None:
+            return self.levels
+        if self.step is None:
+            return ()
+        count = int(self.span / self.step * (1 + 1e-12))
+        return tuple(self.limits[0] + k * self.step for k in range(count + 1))
+
+    def reach(self, seconds: float) -> float:
+        """How far it may go in that many plant seconds."""
+        return self.rate_per_s * seconds
 
 
 class Tag(_Strict):
@@ -68,7 +136,10 @@ class Tag(_Strict):
     value at the usual operating point, all in `unit`. A `critical` tag that goes bad, stale or frozen sheds the loop.
     `period_s` is how often a CV or AUX slower than the sample time has a new value; between two it is missing, not held.
     `dead_time_s`: by how much its reading is late, where that is known; targets that are to be met at a time are asked of the
-    reading that shows it."""
+    reading that shows it. `stamps`: whether the source time is renewed at each `scan`, or only `on_change` (as MVs and what is
+    constant do unless said otherwise). `over_range`: share of the range by which a reading may pass its ends and still be used;
+    `resolution`: the smallest step of the reading, so that equal readings are not taken for a frozen one. `states`: names of the
+    values of an enumeration."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
     role: Role
@@ -82,6 +153,10 @@ class Tag(_Strict):
     stale_s: Annotated[float, Field(gt=0)] | None = None
     period_s: Annotated[float, Field(gt=0)] | None = None
     dead_time_s: Annotated[float, Field(ge=0)] = 0.0
+    stamps: Literal["scan", "on_change"] | None = None
+    over_range: Annotated[float, Field(ge=0)] = 0.02
+    resolution: Annotated[float, Field(ge=0)] = 0.0
+    states: dict[int, str] = {}
     move: Move | None = None
 
     @model_validator(mode="after")
@@ -101,6 +176,16 @@ class Tag(_Strict):
             raise ValueError(f"only a CV or an AUX has a period_s; a {self.role} holds until it changes")
         return self
 
+    @property
+    def span(self) -> float:
+        """High end of the range less the low end."""
+        return self.range[1] - self.range[0]
+
+    @property
+    def scanned(self) -> bool:
+        """Whether its source time is renewed at each scan."""
+        return (self.stamps or ("on_change" if self.role in (Role.MV, Role.COND) else "scan")) == "scan"
+
 
 class Guardrail(_Strict):
     """A limit that no objective may buy. Rank 1 is the last to be relaxed. Exactly one of `max` and `min`, in the tag's
@@ -108,7 +193,9 @@ class Guardrail(_Strict):
     fallback took over now: long enough for the slowest creep past the limit. It stops at the end of that tag's range, for
     how far past the limit a lost plant goes is not asked. Recorded excitation never passes `recording_limit`; what lies
     beyond is only ever simulated. `allowed_s`: how long the limit may be passed at a time.
-    `shown_by` names a CV or AUX that shows the tag late or noisily: what is mispredicted of it tightens the guardrail."""
+    `shown_by` names a CV or AUX that shows the tag late or noisily: what is mispredicted of it tightens the guardrail.
+    `scale`: what counts as one unit of violation, by default a hundredth of the tag's range. `test_limit`: where identification
+    tests of a live plant turn back, by default the recording limit, else four fifths of the way from nominal to the limit."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     tag: str
@@ -120,13 +207,17 @@ class Guardrail(_Strict):
     recording_limit: float | None = None
     allowed_s: Annotated[float, Field(ge=0)] = 0.0
     shown_by: str | None = None
+    scale: Annotated[float, Field(gt=0)] | None = None
+    test_limit: float | None = None
 
     @model_validator(mode="after")
     def _one_sided(self) -> Guardrail:
         if (self.max is None) == (self.min is None):
             raise ValueError("give exactly one of max and min")
-        if self.recording_limit is not None and self.sign * (self.limit - self.recording_limit) < 0:
-            raise ValueError(f"recording_limit ({self.recording_limit}) lies past the limit ({self.limit})")
+        for name in ("recording_limit", "test_limit"):
+            value = getattr(self, name)
+            if value is not None and self.margin(value) < 0:
+                raise ValueError(f"{name} ({value}) lies past the limit ({self.limit})")
         return self
 
     @property
@@ -137,6 +228,10 @@ class Guardrail(_Strict):
     def sign(self) -> float:
         """+1 for a maximum, -1 for a minimum: margin = sign * (limit - value)."""
         return 1.0 if self.max is not None else -1.0
+
+    def margin(self, value: Any) -> Any:
+        """How far `value` (a number, or an array or tensor of any shape; the tag's unit) is from the limit; below 0 past it."""
+        return self.sign * (self.limit - value)
 
 
 class Target(_Strict):
@@ -185,7 +280,10 @@ class Regulatory(_Strict):
 
 
 class PlantSpec(_Strict):
-    """A plant. `sample_time_s` is the control and model sample, `scan_time_s` the endpoint's own scan (plant seconds)."""
+    """A plant. `sample_time_s` is the control and model sample, `scan_time_s` the endpoint's own scan (plant seconds), a whole
+    number of which make a sample. `namespaces`: alias -> namespace URI, for node ids written `alias:s=Name`. `handshake`: who
+    holds the plant; without one it can be watched, and moved only by a controller whose fallback needs no other layer. A source
+    time further than `stamp_window_s` from now is none."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     description: str
@@ -193,6 +291,11 @@ class PlantSpec(_Strict):
     sample_time_s: Annotated[float, Field(gt=0)]
     scan_time_s: Annotated[float, Field(gt=0)]
     simulator: str | None = None
+    namespaces: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Annotated[str, Field(min_length=1)]
+    ] = {}
+    handshake: Annotated[Handshake | None, BeforeValidator(simulated)] = None
+    stamp_window_s: Annotated[float, Field(gt=0)] = 86400.0
     tags: Annotated[tuple[Tag, ...], Field(min_length=1)]
     guardrails: tuple[Guardrail, ...] = ()
     targets: tuple[Target, ...] = ()
@@ -214,6 +317,11 @@ class PlantSpec(_Strict):
 
         if self.scan_time_s > self.sample_time_s:
             raise ValueError(f"scan_time_s ({self.scan_time_s}) must not exceed sample_time_s ({self.sample_time_s})")
+        scans = self.sample_time_s / self.scan_time_s
+        if abs(scans - round(scans)) > 1e-6 * scans:
+            raise ValueError(
+                f"sample_time_s ({self.sample_time_s}) must be a whole number of scan_time_s ({self.scan_time_s}), not {scans:.4g}"
+            )
         for mv in self.mvs:
             for dv in mv.move.feed_forward if mv.move else ():
                 need(dv, f"{mv.name}.move.feed_forward", Role.DV)
@@ -257,6 +365,18 @@ class PlantSpec(_Strict):
     def with_role(self, *roles: Role) -> tuple[Tag, ...]:
         """Tags of these roles, in the file's order."""
         return tuple(t for t in self.tags if t.role in roles)
+
+    def scale(self, guardrail: Guardrail) -> float:
+        """One unit of violation of a guardrail, in its tag's unit."""
+        return guardrail.scale if guardrail.scale is not None else self.tag(guardrail.tag).span / 100
+
+    def test_limit(self, guardrail: Guardrail) -> float:
+        """Where identification tests of a live plant turn back, in the tag's unit."""
+        for limit in (guardrail.test_limit, guardrail.recording_limit):
+            if limit is not None:
+                return limit
+        nominal = self.tag(guardrail.tag).nominal
+        return nominal + 0.8 * (guardrail.limit - nominal) if guardrail.margin(nominal) > 0 else guardrail.limit
 
     @property
     def mvs(self) -> tuple[Tag, ...]:
@@ -318,11 +438,14 @@ def describe(error: ValidationError) -> str:
 
 
 class _OneOfEach(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice: YAML keeps the last in silence, and a guardrail would be gone."""
+    """A safe loader that refuses a key given twice: YAML keeps the last in silence, and a guardrail would be gone. Keys are
+    text: YAML 1.1 would read `on` and `off` as truth values."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' appears twice", key.start_mark)
             seen.add(key.value)

@@ -90,7 +90,7 @@ class Supervisor:
         self._owes = False  # the plant must be given back and has not confirmed it
         self._counts: dict[str, int] = {}
         self._last: Observed | None = None
-        self._beat: int | None = None
+        self._beat: float | None = None
         self._beats_seen = 0
         self._plan: list[dict[str, float]] = []
         self._by_hand: dict[str, float] = {}
