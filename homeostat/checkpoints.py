@@ -19,18 +19,18 @@ def shipped(plant: str) -> Path:
 
 
 def load_checkpoint(spec: PlantSpec, folder: Path | None = None, data_dir: Path | None = None) -> Checkpoint:
-    """The checkpoint in `folder`; else the one trained into `data_dir`; else the shipped one. Raises `ModelError`."""
+    """The checkpoint in `folder`; else the one trained into `data_dir`; else the shipped one. Raises `ModelError`; why it does
+    not deserve AUTO is logged."""
     trained = data_dir / spec.name / "model" if data_dir else None
     if folder is None and trained is not None and (trained / "config.json").exists():
         folder = trained
-    return load(folder or shipped(spec.name), spec)
+    folder = folder or shipped(spec.name)
+    checkpoint = load(folder, spec)
+    for doubt in checkpoint.doubts:
+        log.warning("the model in %s does not deserve AUTO: %s", folder, doubt)
+    return checkpoint
 
 
 def watch_of(checkpoint: Checkpoint) -> Watch | None:
-    """What watches whether a plant follows the model of `checkpoint`; None, and a warning, where it was never calibrated."""
-    if checkpoint.surprise is None:
-        log.warning(
-            "nothing watches whether the plant follows the model: the checkpoint has no surprise, train it again"
-        )
-        return None
-    return Watch(checkpoint.model, checkpoint.surprise)
+    """What watches whether a plant follows the model of `checkpoint`; None where it was never calibrated."""
+    return None if checkpoint.surprise is None else Watch(checkpoint.model, checkpoint.surprise)

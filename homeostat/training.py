@@ -22,11 +22,12 @@ from homeostat.train_report import History
 from homeostat.train_report import write as write_report
 from models import ranks
 from models.calibration import Calibration, calibrate
-from models.checkpoint import Checkpoint, save
+from models.checkpoint import FILES, REPORT, Checkpoint, doubts_of, needs_room, save
 from models.config import ModelConfig, TrainingConfig
 from models.data_check import DataReport, check_runs
 from models.dataset import Counts, Source, Split, iter_runs, split_runs
 from models.diagnostics import diagnose, suspicions
+from models.manifest import seal
 from models.plant_surprise import PlantSurprise
 from models.streaming import keep_runs, some_of
 from models.training import Report, train
@@ -69,6 +70,7 @@ def train_plant(
     cannot teach anything, or breaks the recording policy.
     """
     model, training = model or ModelConfig(), training or TrainingConfig()
+    needs_room(out)
     with ExitStack() as stack:
         work = None
         if stream:
@@ -119,8 +121,10 @@ def _train(
     facts["suspect"] = suspect
     save(out, world, calibration, facts, _card(spec, facts, calibration.margins), surprise)
     stage("writing the report")
-    write_report(out / "report.html", world, calibration, surprise, parts.test, facts, history)
-    return Trained(Checkpoint(world, calibration, facts, surprise), suspect)
+    write_report(out / REPORT, world, calibration, surprise, parts.test, facts, history)
+    seal(out, (*FILES, REPORT))
+    doubts = doubts_of(spec, calibration, facts, surprise)
+    return Trained(Checkpoint(world, calibration, facts, surprise, doubts), suspect)
 
 
 def executed_calibration(

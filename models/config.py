@@ -11,6 +11,10 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Samples = Annotated[int, Field(ge=1, le=10_000)]
+Width = Annotated[int, Field(ge=1, le=8192)]  # more than any plant's model has use for, and less than fills a machine
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -18,12 +22,12 @@ class _Strict(BaseModel):
 class ModelConfig(_Strict):
     """Shape of the world model. `window` and `horizon` count samples."""
 
-    window: Count = 8
-    latent: Count = 16
-    encoder_width: Count = 128
-    predictor_width: Count = 96
-    head_width: Count = 48
-    horizon: Count = 15
+    window: Samples = 8
+    latent: Width = 16
+    encoder_width: Width = 128
+    predictor_width: Width = 96
+    head_width: Width = 48
+    horizon: Samples = 15
 
 
 class TrainingConfig(_Strict):

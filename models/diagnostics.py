@@ -108,13 +108,14 @@ def _std(values: Tensor) -> Tensor:
 
 
 def suspicions(facts: dict[str, float]) -> list[str]:
-    """Why a run is suspect, in words; empty when it is not. `facts` as `diagnose` gives them."""
+    """Why a run is suspect, in words; empty when it is not. `facts` as `diagnose` gives them; what is not a number
+    is suspect."""
     found = []
     rank, least = facts["effective_rank"], facts["measured_rank"]
-    if rank < least:  # the tags of many plants move together: their number would be too much to ask for
+    if not rank >= least:  # the tags of many plants move together: their number would be too much to ask for
         found.append(f"effective rank {rank:.1f}: the measurements alone have {least:.1f}")
-    if facts.get("action_gain", 9.0) < 1.2:
+    if not facts.get("action_gain", 9.0) >= 1.2:
         found.append(f"the moves hardly matter to the prediction (action gain {facts['action_gain']:.2f})")
-    if facts["inverse_r2"] < 0.1:
+    if not facts.get("inverse_r2", 1.0) >= 0.1:
         found.append(f"the moves cannot be told from the latents (inverse R2 {facts['inverse_r2']:.2f})")
     return found

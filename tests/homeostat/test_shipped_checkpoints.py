@@ -20,6 +20,7 @@ from simulators.scenario import load_scenario
 def test_they_are_calibrated_small_and_not_suspect(plant: str) -> None:
     checkpoint = load_checkpoint(load_spec(plant))
     assert checkpoint.facts["suspect"] == []
+    assert checkpoint.doubts == ()
     assert checkpoint.calibration.runs >= 100
     assert sum(f.stat().st_size for f in shipped(plant).iterdir()) < 1_000_000
     assert "Made by `homeostat train" in (shipped(plant) / "card.md").read_text()

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from homeostat.checkpoints import load_checkpoint
 from models.calibration import Calibration
-from models.checkpoint import Checkpoint, load, save
+from models.checkpoint import FILES, Checkpoint, load, save
+from models.manifest import seal
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec, load_spec
@@ -57,12 +58,14 @@ def change_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     config = json.loads((folder / "config.json").read_text())
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
+    seal(folder, FILES)
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+    seal(folder, FILES)
 
 
 def test_what_is_read_answers_like_what_was_written(folder: Path, spec: PlantSpec, model: WorldModel, recorded: Any):
@@ -110,12 +113,15 @@ def test_a_missing_folder_says_how_to_train_one(tmp_path: Path, spec: PlantSpec)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_half_a_checkpoint_is_none(folder: Path, spec: PlantSpec, name: str):
     (folder / name).unlink()
+    assert f"{name} is named in manifest.json and missing" in refusal(folder, spec).what
+    (folder / "manifest.json").unlink()
     assert "no checkpoint here" in refusal(folder, spec).what
 
 
 @pytest.mark.parametrize("content", [b"", b'{"signature": {', b"[]", b"3", b"{}", b"\xff\xfe\x00", b'"text"'])
 def test_a_damaged_configuration(folder: Path, spec: PlantSpec, content: bytes):
     (folder / "config.json").write_bytes(content)
+    seal(folder, FILES)
     assert "damaged" in refusal(folder, spec).what
 
 
@@ -146,6 +152,7 @@ def test_a_configuration_with_a_wrong_value(folder: Path, spec: PlantSpec, chang
 def test_cut_short_weights(folder: Path, spec: PlantSpec, keep: int):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
+    seal(folder, FILES)
     assert "damaged" in refusal(folder, spec).what
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from controllers.planning.problem import Constraints
 from homeostat.lockstep import excitation_run
 from models.calibration import Calibration
-from models.checkpoint import load, save
+from models.checkpoint import FILES, load, save
+from models.manifest import seal
 from models.plant_surprise import PlantSurprise, Verdict, Watch, follow
 from models.windows import Run
 from models.world_model import WorldModel
@@ -146,5 +147,6 @@ def test_it_comes_back_from_a_checkpoint_and_a_damaged_one_is_refused(
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["surprise.tails"][0] = float("nan")
     save_file(tensors, tmp_path / "model.safetensors")
+    seal(tmp_path, FILES)
     with pytest.raises(ModelError, match="surprise"):
         load(tmp_path, spec)
