@@ -15,7 +15,7 @@ from models.windows import Run
 from plant.errors import HomeostatError
 from plant.spec import PlantSpec, Role, load_spec
 from simulators.plant import SimulatedPlant
-from simulators.scenario import Scenario, builtin_scenarios, load_scenario, scenario_of
+from simulators.scenario import Scenario, load_scenario, scenario_files, scenario_of
 
 Array = NDArray[np.float64]
 PLANTS = ("reactor", "vandevusse", "turbofan", "glucose")
@@ -107,7 +107,7 @@ def plant_data(plant: str, runs: int, incidents: int, asked: int) -> PlantData:
             for i, (name, (scenario, noise)) in enumerate(shifted(spec).items())
         },
     }
-    if incidents and "incident" in builtin_scenarios(spec):
+    if incidents and "incident" in scenario_files(spec):
         learned += runs_of(spec, incident_run(spec, incidents, INCIDENT_SAMPLES, seed=12))
         hot = runs_of(spec, incident_run(spec, asked, INCIDENT_SAMPLES, seed=32))
         sets["incidents"] = Asked(hot, [r.measured for r in hot])

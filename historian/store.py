@@ -6,7 +6,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +303,9 @@ class Historian(Queries):
     def _begin(self) -> Iterator[Connection]:
         if self._writing is None:
             raise HistorianError("it was opened read-only, or is closed", self.location, "Open it for writing.")
-        with explained(self.location), self._writing.begin() as connection:
+        # SQLite waits for a lock for a limited time only: for our own writer's transaction we wait as long as it takes.
+        turns = self._writer.turns if self._writer else nullcontext()
+        with turns, explained(self.location), self._writing.begin() as connection:
             yield connection
 
 

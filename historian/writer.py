@@ -38,8 +38,24 @@ def upsert(engine: Engine, table: Table) -> Any:
     return insert.on_conflict_do_update(index_elements=keys, set_=rest)
 
 
+class Turns:
+    """A lock that threads get in the order in which they asked: who waits gets it before who had it asks again."""
+
+    def __init__(self) -> None:
+        self._asking, self._held = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._asking:
+            self._held.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._held.release()
+
+
 class BufferedWriter:
-    """**Arguments:** `engine` to write with; `spool` to spill to (None: everything waits in memory); `plant` and `tags`
+    """`turns`: held while it writes, so that other writers of this process wait for it, however long it takes.
+
+    **Arguments:** `engine` to write with; `spool` to spill to (None: everything waits in memory); `plant` and `tags`
     (number -> name) identify the rows in the spool; `period_s` between writes; `max_pending` rows held in memory."""
 
     def __init__(
@@ -52,6 +68,7 @@ class BufferedWriter:
         max_pending: int = 200_000,
     ) -> None:
         self._engine, self._spool, self._plant, self._tags = engine, spool, plant, tags
+        self.turns = Turns()
         self._period, self._max = period_s, max_pending
         self._queue: deque[Batch] = deque()  # only the writing thread takes from it
         self._pending = 0
@@ -169,7 +186,7 @@ class BufferedWriter:
                     size += len(some[1])
             if not batch:
                 return
-            with self._engine.begin() as connection:
+            with self.turns, self._engine.begin() as connection:
                 self._write(connection, batch)
             self._take(len(batch), stored=True)
 
@@ -186,7 +203,7 @@ class BufferedWriter:
             except ValueError as e:
                 log.error("%s is damaged and set aside as %s: %s", path, self._spool.set_aside(path), e)
                 continue
-            with self._engine.begin() as connection:
+            with self.turns, self._engine.begin() as connection:
                 number = self._numbers(connection, segment)
                 if number is not None:
                     self._write(connection, [(table, _renumber(rows, number)) for table, rows in segment.batches])

@@ -83,7 +83,7 @@ def simulate(
     ] = None,
     scenario: Annotated[
         str | None,
-        typer.Option(help="A scenario's name or YAML file; default: `day` where the plant has it, else `steady`."),
+        typer.Option(help="A scenario's name or YAML file.", show_default="day"),
     ] = None,
     speed: Annotated[float, typer.Option(min=0.01, help="Plant seconds per second.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of noise and scenario.")] = 0,
@@ -100,7 +100,7 @@ def simulate(
 ) -> None:
     """Serve a simulated plant over OPC UA, with its own regulatory layer, living through a scenario."""
     from simulators.registry import simulator_of
-    from simulators.scenario import builtin_scenarios, load_scenario
+    from simulators.scenario import load_scenario
 
     if list_all:
         _list_plants(plant)
@@ -108,7 +108,7 @@ def simulate(
     if plant is None:
         raise typer.BadParameter(f"name a plant: {', '.join(builtin_plants())}, or a YAML file", param_hint="PLANT")
     spec = _load(plant)
-    chosen = load_scenario(scenario or ("day" if "day" in builtin_scenarios(spec) else "steady"), spec)
+    chosen = load_scenario(scenario or "day", spec)
     if plot is not None:
         from homeostat.lockstep import rehearse
         from homeostat.picture import draw
@@ -129,13 +129,13 @@ def simulate(
 
 def _list_plants(plant: str | None) -> None:
     """The plants that can be simulated (or one), with their scenarios."""
-    from simulators.scenario import builtin_scenarios, load_scenario
+    from simulators.scenario import load_scenario, scenarios_of
 
     table = Table("plant", "scenario", "what happens")
     for name in [plant] if plant else builtin_plants():
         spec = load_spec(name)
         table.add_row(f"[bold]{escape(spec.name)}[/bold]", "", escape(spec.description))
-        for scenario in builtin_scenarios(spec):
+        for scenario in scenarios_of(spec):
             table.add_row("", scenario, escape(load_scenario(scenario, spec).description))
     out.print(table)
 

@@ -15,7 +15,7 @@ from homeostat.evaluation_report import write
 from models.checkpoint import Checkpoint
 from plant.errors import SpecError
 from plant.spec import PlantSpec
-from simulators.scenario import builtin_scenarios, load_scenario
+from simulators.scenario import load_scenario, scenario_files
 
 _RECORDING = ("steady", "excitation", "incident")  # nothing happens, or the moves are the scenario's own
 
@@ -73,7 +73,7 @@ def run(
     of the plant a controller meets, and `scenario` at three times the noise, each in a folder of its own below `out`."""
     cases = {scenario: (scenario, noise)}
     if tier == "full":
-        cases |= {name: (name, noise) for name in builtin_scenarios(spec) if name not in _RECORDING}
+        cases |= {name: (name, noise) for name in scenario_files(spec) if name not in _RECORDING}
         cases[f"{Path(scenario).stem}_noise_x_3"] = (scenario, 3 * noise)
     texts = []
     for case, (name, factor) in cases.items():

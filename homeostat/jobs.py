@@ -18,7 +18,7 @@ from homeostat.train_config import TrainFile
 from homeostat.training import train_plant
 from models.data_check import DataReport
 from plant.spec import PlantSpec
-from simulators.scenario import builtin_scenarios
+from simulators.scenario import scenario_files
 
 err = Console(stderr=True)
 
@@ -34,7 +34,7 @@ def progress() -> Progress:
 def excite_into(spec: PlantSpec, path: Path, runs: int, incidents: int | None, seed: int) -> None:
     """Lock-step excitation with a progress bar. `incidents` None: 600 where the plant has a scenario for them."""
     if incidents is None:
-        incidents = 600 if "incident" in builtin_scenarios(spec) else 0
+        incidents = 600 if "incident" in scenario_files(spec) else 0
     with Historian(path, spec.name) as store, progress() as bar:
         task = bar.add_task(f"exciting {spec.name} in lock-step (runs)", total=runs + incidents)
         hours = excite_lockstep(

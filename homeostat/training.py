@@ -35,6 +35,8 @@ from models.windows import Run
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
+from simulators.drawn import Drawn
+from simulators.plant import SimulatedPlant
 from simulators.scenario import Scenario, load_scenario
 
 Stage = Callable[[str], None]
@@ -83,6 +85,8 @@ def _train(
     spec: PlantSpec, source: Source, out: Path, command: str, model: ModelConfig, training: TrainingConfig,
     report: Report | None, stage: Stage, checked: Callable[[DataReport], None], work: Path | None,
 ) -> Trained | None:  # fmt: skip
+    if spec.simulator:  # what margins are calibrated on must be there before hours are spent
+        SimulatedPlant(spec, conditions=Drawn(load_scenario("operation", spec)))
     stage("reading the historian")
     counts: Counts = Counts()
     reading = iter_runs(source, spec, counts=counts)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from plant.errors import SpecError
 from plant.handshake import Handshake, Plain, simulated
@@ -300,6 +300,7 @@ class PlantSpec(_Strict):
     guardrails: tuple[Guardrail, ...] = ()
     targets: tuple[Target, ...] = ()
     regulatory: Regulatory = Regulatory()
+    _folder: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _references(self) -> PlantSpec:
@@ -362,6 +363,11 @@ class PlantSpec(_Strict):
         known = ", ".join(t.name for t in self.tags)
         raise SpecError(f"no tag '{name}'", f"plant {self.name}", f"Its tags are {known}.")
 
+    @property
+    def folder(self) -> Path | None:
+        """Where its YAML lies; None for a plant that comes with Homeostat or was never a file."""
+        return self._folder
+
     def with_role(self, *roles: Role) -> tuple[Tag, ...]:
         """Tags of these roles, in the file's order."""
         return tuple(t for t in self.tags if t.role in roles)
@@ -412,7 +418,10 @@ def load_spec(plant: str | Path) -> PlantSpec:
     """Read a `PlantSpec` from a YAML file, or by the name of a built-in plant. Raises `SpecError`."""
     builtin = builtin_plants()
     path = builtin.get(str(plant), Path(plant))
-    return validate_yaml(PlantSpec, path, hint=f"Built-in plants: {', '.join(builtin)}.")
+    spec = validate_yaml(PlantSpec, path, hint=f"Built-in plants: {', '.join(builtin)}.")
+    if str(plant) not in builtin:
+        spec._folder = path.resolve().parent
+    return spec
 
 
 def validate_yaml(model: type[M], path: Path, hint: str = "") -> M:

@@ -25,7 +25,22 @@ def simulators() -> list[str]:
 
 
 def simulator_of(spec: PlantSpec) -> Simulator:
-    """The simulator a spec names; `SpecError` when it names none, one that does not exist, or one that cannot be used."""
+    """The simulator a spec names; `SpecError` when it names none, one that does not exist, one that cannot be used, or one
+    whose ticks do not divide the spec's scans."""
+    made = _made(spec)
+    if made.tick_s is not None:
+        ticks = spec.scan_time_s / made.tick_s
+        if round(ticks) < 1 or abs(ticks - round(ticks)) > 1e-6 * ticks:
+            raise SpecError(
+                f"scan_time_s ({spec.scan_time_s:g}) must be a whole number of the tick_s ({made.tick_s:g}) of simulator"
+                f" '{spec.simulator}'",
+                f"plant {spec.name}: scan_time_s",
+                "Lengthen the scan, or shorten the tick.",
+            )
+    return made
+
+
+def _made(spec: PlantSpec) -> Simulator:
     where = f"plant {spec.name}: simulator"
     known = f"Known simulators: {', '.join(simulators())}."
     if spec.simulator in _BUILT_IN:

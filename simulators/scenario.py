@@ -6,7 +6,9 @@ the start of the run.
 
 from __future__ import annotations
 
-from importlib import resources
+import re
+from collections.abc import Callable, Iterable
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -197,23 +199,51 @@ def _levels(signal: Signal) -> list[float]:
 
 
 STEADY = Scenario(name="steady", description="Nothing happens", duration_s=3600.0)
+_BESIDE = re.compile(r"[a-z][a-z0-9_]*")
+_MOST_BYTES = 65536  # a scenario is a page
 
 
-def builtin_scenarios(spec: PlantSpec) -> dict[str, Path | None]:
-    """The scenarios that come with a plant: name -> YAML file (None: `steady`, which every plant has)."""
-    folder = Path(str(resources.files("simulators"))) / "scenarios"
-    files = sorted((folder / str(spec.simulator)).glob("*.yaml"))
-    return {"steady": None, **{p.stem: p for p in files}}
+def scenario_files(spec: PlantSpec) -> dict[str, Path]:
+    """The scenarios that somebody wrote for a plant: name -> YAML file. They lie in `scenarios/SIMULATOR/` of the package
+    that brings the simulator, in `scenarios/` beside the plant's YAML, or beside it (`NAME.yaml` or `NAME`); of two of one
+    name the last counts."""
+    package = type(simulator_of(spec)).__module__.partition(".")[0]
+    found: dict[str, Path] = {}
+    if hasattr(import_module(package), "__path__"):  # a single module has no folder of its own
+        found |= _named((Path(str(resources.files(package))) / "scenarios" / str(spec.simulator)).glob("*.yaml"))
+    if spec.folder is not None:
+        found |= _named((spec.folder / "scenarios").glob("*.yaml"))
+        found |= _named(p for p in spec.folder.glob("*") if p.suffix in ("", ".yaml") and _looks_like_one(p))
+    return found
+
+
+def _named(files: Iterable[Path]) -> dict[str, Path]:
+    return {p.stem: p for p in sorted(files)}
+
+
+def _looks_like_one(path: Path) -> bool:
+    """Whether a file beside a plant's YAML is a scenario: nothing else there has a duration."""
+    try:
+        if not _BESIDE.fullmatch(path.stem) or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return False
+        return any(line.startswith("duration_s:") for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def scenarios_of(spec: PlantSpec) -> list[str]:
+    """The names of a plant's scenarios: `steady`, those somebody wrote for it, and those every simulated plant has."""
+    return sorted({*scenario_files(spec), *DEFAULTS}, key=lambda name: (name != "steady", name))
 
 
 def load_scenario(scenario: str | Path, spec: PlantSpec) -> Scenario:
     """A scenario of `spec` by name, or from a YAML file. Raises `SpecError`: no such file, unknown keys, tags or levels
     the plant does not have."""
-    known = builtin_scenarios(spec)
-    if str(scenario) == "steady":
-        return STEADY
-    path = known.get(str(scenario)) or Path(scenario)
-    loaded = validate_yaml(Scenario, path, hint=f"Scenarios of {spec.name}: {', '.join(known)}.")
+    name, files = str(scenario), scenario_files(spec)
+    if name not in files and name in DEFAULTS:
+        return DEFAULTS[name](spec)
+    path = files.get(name, Path(scenario))
+    loaded = validate_yaml(Scenario, path, hint=f"Scenarios of {spec.name}: {', '.join(scenarios_of(spec))}.")
     loaded.check(spec, str(path))
     return loaded
 
@@ -224,3 +254,62 @@ def scenario_of(facts: dict) -> Scenario:
         return Scenario.model_validate(facts)
     except ValidationError as e:
         raise SpecError(describe(e), "scenario", "Correct the data; unknown keys are errors.") from e
+
+
+def _around(spec: PlantSpec, name: str, description: str, samples: int, share: float, worn: float) -> Scenario:
+    """Disturbances that wander through `share` of the way from usual to either end of what the simulator allows, and plants
+    whose parameters lie within `worn` of that way."""
+    simulator = simulator_of(spec)
+    names = simulator.names
+
+    def within(usual: float, ends: tuple[float, float], part: float) -> tuple[float, float]:
+        return usual + part * min(ends[0] - usual, 0.0), usual + part * max(ends[1] - usual, 0.0)
+
+    usual_d, usual_p = dict(zip(names.d, simulator.d0, strict=True)), dict(zip(names.p, simulator.p0, strict=True))
+    disturbances = {
+        key: Signal(random=RandomLevels(range=within(usual_d[key], ends, share), hold_s=_HELD * spec.sample_time_s))
+        for key, ends in simulator.d_range.items()
+    }
+    parameters = {}
+    for key, ends in simulator.p_range.items():
+        if worn and usual_p[key] != 0.0:
+            low, high = sorted(v / usual_p[key] for v in within(usual_p[key], ends, worn))
+            parameters[key] = Parameter(factor=(low, high), clean=0.5)
+    return Scenario(
+        name=name, description=description, duration_s=samples * spec.sample_time_s, disturbances=disturbances,
+        parameters=parameters,
+    )  # fmt: skip
+
+
+def _day(spec: PlantSpec) -> Scenario:
+    """One plant as it usually is, for long; set-points move through the middle third of what operators may ask for."""
+    usual = _around(spec, "day", "Disturbances and set-points that come and go", 1000, 0.25, 0.0)
+    points = {}
+    for target in spec.targets:
+        low, high = (
+            min(max(target.value + (end - target.value) / 3, t), u)
+            for end in target.limits
+            for t, u in [spec.tag(target.tag).range]
+        )
+        points[target.tag] = Signal(
+            random=RandomLevels(range=(low, high), hold_s=5 * _HELD * spec.sample_time_s, rest=0.0)
+        )
+    return usual.model_copy(update={"set_points": points})
+
+
+_HELD = 20  # samples that a disturbance stays on average
+DEFAULTS: dict[str, Callable[[PlantSpec], Scenario]] = {
+    "steady": lambda spec: STEADY,
+    "excitation": lambda spec: _around(
+        spec,
+        "excitation",
+        "Disturbances up to a quarter of what they may be, plants that differ a little",
+        60,
+        0.25,
+        0.1,
+    ),
+    "operation": lambda spec: _around(
+        spec, "operation", "Disturbances up to a half of what they may be, plants that differ", 60, 0.5, 0.25
+    ),
+    "day": _day,
+}

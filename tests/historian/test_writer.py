@@ -9,6 +9,9 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from historian import Historian
+from historian.database import open_engine
 from historian.queries import microseconds
+from historian.writer import BufferedWriter
 from plant.link import Quality, Value
+from plant.spec import PlantSpec
 
 T0 = 1_750_000_000.0
 
@@ -182,7 +188,9 @@ def test_database_that_fails_is_written_once_it_is_repaired(path, store, wait_un
 FULL_DISK = """
 import resource, signal, sys
 from historian import Historian
+from historian.database import open_engine
 from plant.link import Quality, Value
+from plant.spec import PlantSpec
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Historian(sys.argv[1], "heater") as h:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -206,7 +214,9 @@ def test_full_disk_loses_nothing_once_there_is_room(path, store, python):
 KILLED = """
 import sys
 from historian import Historian
+from historian.database import open_engine
 from plant.link import Quality, Value
+from plant.spec import PlantSpec
 h = Historian(sys.argv[1], "heater")
 i = 0
 while True:
@@ -239,7 +249,9 @@ def test_killed_writer_leaves_every_flushed_row(path, spec, store, python):
 WRITER = """
 import sys
 from historian import Historian
+from historian.database import open_engine
 from plant.link import Quality, Value
+from plant.spec import PlantSpec
 me = int(sys.argv[2])
 with Historian(sys.argv[1], "heater", max_pending=50) as h:
     for i in range(2000):
@@ -282,3 +294,25 @@ def test_rows_handed_over_by_many_threads_all_arrive(store):
         t.join()
     assert store.flush()
     assert times_of(store, "T") == list(range(3000))
+
+
+def test_the_store_waits_for_its_own_writer_however_slow(path: Path, spec: PlantSpec, monkeypatch: pytest.MonkeyPatch):
+    """A run is opened while the writer's transaction takes longer than a lock is waited for: nobody else holds anything."""
+    brief = partial(open_engine, busy_s=0.2)
+    monkeypatch.setattr("historian.store.open_engine", lambda url, write, busy_s=0.2: brief(url, write=write))
+    writing, write = threading.Event(), BufferedWriter._write
+
+    def slowly(*what: Any) -> None:
+        write(*what)
+        writing.set()
+        time.sleep(1.0)
+
+    monkeypatch.setattr(BufferedWriter, "_write", slowly)
+    with Historian(path, spec.name) as store:
+        store.register(spec)
+        for k in range(3):
+            writing.clear()
+            store.sample("T", Value(50.0, Quality.GOOD, 1_700_000_000.0 + k))
+            assert writing.wait(20.0)
+            store.add_runs("excitation", [(float(k), k + 1.0)])
+        assert len(store.runs()) == 3

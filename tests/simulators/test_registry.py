@@ -14,20 +14,11 @@ import pytest
 from plant.errors import SpecError
 from plant.spec import load_spec
 from simulators.registry import simulator_of, simulators
+from tests.simulators.plug_in import LAG, installed, plant_file
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "two_tanks"
 SPEC = load_spec(EXAMPLE / "two_tanks.yaml")
-
-
-def installed(folder: Path, **entry_points: str) -> Path:
-    """A folder in which a package with these entry points lies as pip would leave it."""
-    info = folder / "plugin-0.1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 0.1\n")
-    lines = "\n".join(f"{name} = {target}" for name, target in entry_points.items())
-    (info / "entry_points.txt").write_text(f"[homeostat.simulators]\n{lines}\n")
-    return folder
 
 
 @pytest.fixture
@@ -77,3 +68,21 @@ def test_a_plug_in_that_does_not_work_is_named(
     assert simulators()[-1] == "two_tanks"
     with pytest.raises(SpecError, match=message):
         simulator_of(SPEC)
+
+
+@pytest.mark.parametrize(("tick_s", "wrong"), [(10.0, True), (1.5, True), (4.0, True), (2.0, False), (0.5, False)])
+def test_a_scan_is_a_whole_number_of_ticks(
+    tick_s: float, wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said when the plant is loaded, by the field's name; a simulator would stop in the middle of a tick."""
+    module = f"ticking_{tick_s:g}".replace(".", "_")
+    site = installed(tmp_path / "site", ticking=f"{module}:Lag")
+    (site / f"{module}.py").write_text(LAG.replace("step_s = 1.0, 1.0", f"step_s, tick_s = 1.0, 0.5, {tick_s}"))
+    monkeypatch.syspath_prepend(str(site))
+    spec = load_spec(plant_file(tmp_path, simulator="ticking"))
+    if not wrong:
+        assert simulator_of(spec).tick_s == tick_s
+        return
+    with pytest.raises(SpecError, match=rf"mill: scan_time_s: scan_time_s \(2\) .* tick_s \({tick_s:g}\)") as caught:
+        simulator_of(spec)
+    assert caught.value.fix

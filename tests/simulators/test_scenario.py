@@ -10,7 +10,7 @@ from homeostat.lockstep import rehearse
 from plant.errors import SpecError
 from plant.spec import builtin_plants, load_spec
 from simulators.registry import simulator_of
-from simulators.scenario import STEADY, Scenario, builtin_scenarios, load_scenario, scenario_of
+from simulators.scenario import STEADY, Scenario, load_scenario, scenario_of, scenarios_of
 
 SPEC = load_spec("reactor")
 HEAD = "name: mine\ndescription: d\nduration_s: 60\n"
@@ -19,7 +19,7 @@ HEAD = "name: mine\ndescription: d\nduration_s: 60\n"
 @pytest.mark.parametrize("plant", builtin_plants())
 def test_every_scenario_that_comes_with_a_plant_fits_it(plant: str) -> None:
     spec = load_spec(plant)
-    names = builtin_scenarios(spec)
+    names = scenarios_of(spec)
     assert "steady" in names
     for name in names:
         scenario = load_scenario(name, spec)
