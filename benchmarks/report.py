@@ -71,11 +71,16 @@ def machine() -> dict[str, str]:
     """Command, date, machine and versions of this run."""
     packages = ("torch", "numpy", "casadi")
     return {
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"benchmarks.{_program(Path(sys.argv[0]))}", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.machine()}",
         "versions": f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages),
     }
+
+
+def _program(path: Path) -> str:
+    """The module that runs, of a file or of a package."""
+    return path.parent.name if path.stem == "__main__" else path.stem
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:

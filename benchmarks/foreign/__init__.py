@@ -1,0 +1,1 @@
+"""Homeostat on a plant that nobody here wrote: `python -m benchmarks.foreign`."""

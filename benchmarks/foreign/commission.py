@@ -1,0 +1,59 @@
+"""From a YAML file to a model on a plant of another make: check, record, excite, train, as commands."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.foreign import plants
+from benchmarks.foreign.bench import Bench, side_by_side
+from benchmarks.foreign.node import Tanks
+from benchmarks.foreign.outcomes import Cases, Outcome, none, not_run, yes
+from benchmarks.foreign.product import Running, run, until
+
+_TRAIN_S, _CHECK_S = 600.0, 60.0
+
+
+def cases(bench: Bench) -> Cases:
+    return side_by_side({s: lambda s=s: commission(bench, s) for s in (plants.MINIMUM, plants.NONMINIMUM)})
+
+
+def commission(bench: Bench, setting: str) -> list[Outcome]:
+    """Check, record, excite and train one setting; the model stays in `bench.model(setting)`."""
+    settings, folder = bench.settings, bench.folder / setting
+    path = folder / "exciting.yaml"
+    spec = plants.write(path, setting, speed=settings.excite_speed)
+    found = []
+    with Tanks(setting, speed=settings.excite_speed, seed=bench.seed + 1) as tanks:
+        code, said = run("check", path, "--endpoint", tanks.endpoint, "--json", timeout_s=_CHECK_S)
+        errors = [f["what"] for f in json.loads(said)] if code == 0 else [said.strip()[-200:]]
+        found.append(yes("`check` finds the plant as described", code == 0, "; ".join(errors)[:120] if code else ""))
+        with Running(
+            folder / "record.log", "record", path, "--endpoint", tanks.endpoint, "--data-dir", folder
+        ) as record:
+            until(lambda: "recording" in record.said(), 30.0)
+            patience_s = 120.0 + settings.excite_hours * 3600 / settings.excite_speed
+            argv = (
+                "excite",
+                path,
+                "--endpoint",
+                tanks.endpoint,
+                "--hours",
+                settings.excite_hours,
+                "--data-dir",
+                folder,
+            )
+            before = tanks.state()
+            code, said = run(*argv, timeout_s=patience_s)
+            after = tanks.state()
+            found.append(yes("`excite` ends well", code == 0, said.strip().splitlines()[-1][:160] if code else ""))
+            status = record.end()
+            found.append(yes("`record` ends well", status == 0, f"exit status {status}" if status else ""))
+    limit = max(g.limit for g in spec.guardrails)
+    worst = max(after["highest"][:2])
+    found.append(Outcome("highest level while exciting, cm", worst, limit))
+    found.append(none("trips while exciting", after["trips"] - before["trips"]))
+    argv = ("train", path, "--data-dir", folder, "--out", folder / "model", "--steps", settings.steps)
+    code, said = run(*argv, timeout_s=_TRAIN_S)
+    if code and not (folder / "model" / "config.json").exists():
+        return [*found, not_run("`train` makes a model", said.strip().splitlines()[-1][:200])]
+    return [*found, yes("`train` makes a sound model", code == 0, said.strip().splitlines()[-1][:200] if code else "")]
