@@ -34,6 +34,9 @@ DataDir = Annotated[Path, typer.Option(help="Where histories and trained models 
 Endpoint = Annotated[
     str | None, typer.Option(help="The plant's OPC UA endpoint; default: the one in its YAML.", metavar="URL")
 ]
+Config = Annotated[
+    Path | None, typer.Option(help="Controller YAML; default: the one that comes with the plant.", metavar="FILE")
+]
 ControllerUrl = Annotated[str, typer.Option("--controller", help="The controller's OPC UA endpoint.", metavar="URL")]
 
 
@@ -271,7 +274,7 @@ def control(
         str, typer.Option(help="off, advisory or auto; AUTO is entered once its conditions are met.")
     ] = "advisory",
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: trained, else shipped.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Controller YAML.", metavar="FILE")] = None,
+    config: Config = None,
     endpoint: Endpoint = None,
     data_dir: DataDir = _DATA,
     show_config: Annotated[
@@ -283,13 +286,13 @@ def control(
     import yaml
 
     from controllers.contracts import Mode
-    from controllers.runtime.config import ControllerConfig, load_config
+    from controllers.runtime.config import config_for
     from homeostat import live
     from homeostat.checkpoints import load_checkpoint, watch_of
     from homeostat.chosen import controller_of
 
     spec = _load(plant)
-    settings = load_config(config) if config else ControllerConfig()
+    settings = config_for(spec.name, config)
     if show_config:
         typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
         return
@@ -312,7 +315,7 @@ def control(
 def evaluate(
     plant: PlantName,
     config: Annotated[
-        list[Path] | None, typer.Option(help="Controller YAML, a row each; default: the planner's.", metavar="FILE")
+        list[Path] | None, typer.Option(help="Controller YAML, a row each; default: the plant's own.", metavar="FILE")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder; default: trained, else shipped.")] = None,
     scenario: Annotated[str, typer.Option(help="What the plants live through.")] = "operation",
@@ -390,7 +393,11 @@ def status(
 def demo(
     plant: Annotated[str, typer.Argument(help="A built-in plant with a simulator.", metavar="[PLANT]")] = "reactor",
     train_first: Annotated[bool, typer.Option("--train", help="Excite, record and train from nothing first.")] = False,
-    speed: Annotated[float, typer.Option(min=0.1, help="Plant seconds per second.")] = 20.0,
+    config: Config = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Plant seconds per second; default: a decision in a second or two."),
+    ] = None,
     port: Annotated[int, typer.Option(help="Port of the operator page.")] = 8501,
     plant_port: Annotated[int, typer.Option(help="Port of the simulated plant.")] = 4840,
     controller_port: Annotated[int, typer.Option(help="Port of the controller's nodes.")] = 4841,
@@ -399,7 +406,8 @@ def demo(
     data_dir: DataDir = _DATA,
 ) -> None:
     """Simulated plant, historian, trained model, closed loop in AUTO and operator page, in one command."""
-    from homeostat.demo import Demo
+    from controllers.runtime.config import config_for
+    from homeostat.demo import Demo, speed_of
     from homeostat.jobs import excite_into, train_into
     from homeostat.train_config import TrainFile
 
@@ -408,14 +416,15 @@ def demo(
             f"'{plant}' is not a built-in plant ({', '.join(builtin_plants())})", param_hint="PLANT"
         )
     spec = _load(plant)
-    show = Demo(spec, data_dir, speed, seed, plant_port, controller_port, port)
+    settings = config_for(spec.name, config)
+    show = Demo(spec, settings, data_dir, speed or speed_of(spec), seed, plant_port, controller_port, port)
     with show.lock():
         if train_first:
             path = data_dir / spec.name / "training.db"
             path.unlink(missing_ok=True)
             excite_into(spec, path, 1200, None, 0)
-            settings = TrainFile.read(None, steps=None, seed=None)
-            if train_into(spec, path, data_dir / spec.name / "model", settings):
+            training = TrainFile.read(None, steps=None, seed=None)
+            if train_into(spec, path, data_dir / spec.name / "model", training):
                 raise typer.Exit(1)
         raise typer.Exit(show.run(minutes))
 

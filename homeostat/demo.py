@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
+import math
 import os
 import signal
 import socket
@@ -18,27 +20,49 @@ from urllib.parse import urlparse
 from urllib.request import urlopen
 
 import psutil
+import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from controllers.contracts import Mode
+from controllers.runtime.config import ControllerConfig
 from dashboard.launch import command, health_url, page_url
 from historian import Historian
 from plant.errors import ControlError, HomeostatError, LinkError
-from plant.opcua.controller_client import ControllerClient
+from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
 from plant.spec import PlantSpec
 
 err = Console(stderr=True)
 _START_S = 90.0
+_LOOK_S = 2.0  # between two looks at the controller's mode
+_DECISION_S = 0.8  # wall time from one decision to the next, at least: what two cores carry and an eye can follow
+
+
+def speed_of(spec: PlantSpec) -> float:
+    """Plant seconds a second at which a demonstration runs: the largest of 1, 2, 5, 10, 20, ... (or 0.5, 0.2, 0.1, ...) that
+    leaves a decision its wall time. An engine that decides every 80 ms is seen in slow motion, a patient in fast."""
+    most = spec.sample_time_s / _DECISION_S
+    decade = 10.0 ** math.floor(math.log10(most))
+    return next(speed for speed in (5 * decade, 2 * decade, decade) if speed <= most * (1 + 1e-9))
 
 
 class Demo:
-    """One demonstration: a simulated plant, its recorder, a controller in AUTO, an operator page.
+    """One demonstration: a simulated plant, its recorder, a controller in AUTO, an operator page. Where the controller cannot
+    enter AUTO, or leaves it, its own words say why, and the page stays up.
 
     Everything it keeps lies under `data_dir/<plant>`, logs in `logs/`. Ports are checked before anything starts.
     """
 
     def __init__(
-        self, spec: PlantSpec, data_dir: Path, speed: float, seed: int, plant_port: int, controller_port: int, port: int
+        self,
+        spec: PlantSpec,
+        config: ControllerConfig,
+        data_dir: Path,
+        speed: float,
+        seed: int,
+        plant_port: int,
+        controller_port: int,
+        port: int,
     ) -> None:
         path = urlparse(spec.endpoint).path
         self.spec, self.data_dir, self.home = spec, data_dir, data_dir / spec.name
@@ -46,8 +70,10 @@ class Demo:
         self.ports = {"simulated plant": plant_port, "controller": controller_port, "operator page": port}
         self.plant_url = f"opc.tcp://127.0.0.1:{plant_port}{path}"
         self.controller_url = f"opc.tcp://127.0.0.1:{controller_port}/homeostat/controller"
+        self.config = config.model_copy(update={"endpoint": self.controller_url})
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = self.home / "demo.lock"
+        self._client: ControllerClient | None = None
         self._stop = False
 
     @contextlib.contextmanager
@@ -116,18 +142,43 @@ class Demo:
             "controller", ["control", plant, "--mode", "auto", "--config", str(self._config()), *options, *data]
         )
         self._wait("the controller's nodes", "controller", lambda: _listening(self.ports["controller"]))
-        client = ControllerClient(self.controller_url)
-        try:
-            self._wait("AUTO", "controller", lambda: _mode(client) == "AUTO")
-        finally:
-            client.close()
         self._wait("the operator page", "dashboard", lambda: _answers(health_url(self.port)))
+        self._client = ControllerClient(self.controller_url)
+        why = self._enter_auto(self._client)
         seconds = time.monotonic() - began
-        err.print(
-            f"{self.spec.name} is in AUTO after {seconds:.0f} s. Operator page: [bold]{page_url(self.port)}[/bold]"
-        )
+        name, page_at = self.spec.name, f"Operator page: [bold]{page_url(self.port)}[/bold]"
+        if why:
+            err.print(f"{name} is not in AUTO: {escape(why)}", soft_wrap=True, highlight=False)
+            err.print(f"{page_at}; select AUTO there once that is mended.")
+        else:
+            err.print(f"{name} is in AUTO after {seconds:.0f} s, at {self.speed:g} times life's speed. {page_at}")
         err.print(f"plant {self.plant_url}, controller {self.controller_url}, logs in {self.home / 'logs'}")
         err.print("Ctrl-C ends everything and leaves the plant in local control.")
+
+    def _enter_auto(self, client: ControllerClient) -> str:
+        """Wait until the controller is in AUTO. Where it waits for a person (the run before ended in a shed or a crash), whoever
+        started the demo is that person: their name and the reason go through the controller's own command, and its audit.
+        Returns '' or, after a while, why it is not in AUTO, in the controller's words."""
+        deadline, look, why = time.monotonic() + _START_S, 0.0, "it has not said why"
+        while time.monotonic() < deadline:
+            self._need_alive()
+            if self._stop:
+                raise ControlError("interrupted while starting")
+            if (shot := _shot(client)) is not None:
+                why = shot.mode_reason
+                if shot.mode_actual in (Mode.AUTO, Mode.SHED):
+                    return "" if shot.mode_actual == Mode.AUTO else why
+                if shot.mode_target != Mode.AUTO and time.monotonic() >= look:
+                    look = time.monotonic() + _LOOK_S
+                    self._ask_auto(client)
+            time.sleep(0.2)
+        return self._ask_auto(client) or why
+
+    def _ask_auto(self, client: ControllerClient) -> str:
+        """Ask for AUTO as the person who started the demo. Returns '' or the refusal."""
+        with contextlib.suppress(LinkError):
+            return client.set_mode(Mode.AUTO, f"demo ({getpass.getuser()})", "the demo was started by hand")
+        return "the controller does not answer"
 
     def _start_s(self) -> float:
         """Plant time to start at: now, or a minute past the history that an earlier, faster-than-life demo left."""
@@ -140,7 +191,7 @@ class Demo:
 
     def _config(self) -> Path:
         path = self.home / "controller.yaml"
-        path.write_text(f"endpoint: {self.controller_url}\n", encoding="utf-8")
+        path.write_text(yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         return path
 
     def _plant_argument(self) -> str:
@@ -186,14 +237,25 @@ class Demo:
         return lines[-1] if lines else "(empty)"
 
     def _watch(self, minutes: float | None) -> int:
+        """Until Ctrl-C or `minutes`; every change of mode is told, in the controller's words."""
         until = float("inf") if minutes is None else time.monotonic() + minutes * 60
+        told, look = "", 0.0
         while not self._stop and time.monotonic() < until:
             self._need_alive()
+            if time.monotonic() >= look:
+                look = time.monotonic() + _LOOK_S
+                shot = _shot(self._client)
+                if shot is not None and told not in ("", shot.mode_actual):
+                    said = f"{self.spec.name} is in {shot.mode_actual}: {shot.mode_reason}"
+                    err.print(escape(said), soft_wrap=True, highlight=False)
+                told = told if shot is None else shot.mode_actual
             time.sleep(0.5)
         return 0
 
     def _end_all(self) -> None:
         """Controller first (it gives the MVs back), the plant last (its local control must be there to take them)."""
+        if self._client is not None:
+            self._client.close()
         for name in ("controller", "dashboard", "recorder", "plant"):
             child = self.children.get(name)
             if child is None or child.poll() is not None:
@@ -255,11 +317,11 @@ def _listening(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _mode(client: ControllerClient) -> str:
-    try:
-        return client.snapshot().mode_actual
-    except LinkError:
-        return ""
+def _shot(client: ControllerClient | None) -> ControllerSnapshot | None:
+    """What the controller shows; None while it does not answer."""
+    with contextlib.suppress(LinkError):
+        return client.snapshot() if client is not None else None
+    return None
 
 
 def _answers(url: str) -> bool:

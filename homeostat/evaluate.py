@@ -9,7 +9,7 @@ import numpy as np
 
 from controllers.contracts import Array, Decision, Observation, Targets
 from controllers.evaluation.evaluation import Maker, evaluate
-from controllers.runtime.config import ControllerConfig, load_config
+from controllers.runtime.config import ControllerConfig, config_for, load_config
 from homeostat.chosen import controller_of, true_nmpc
 from homeostat.evaluation_report import write
 from models.checkpoint import Checkpoint
@@ -38,9 +38,9 @@ class Held:
 
 
 def makers(spec: PlantSpec, checkpoint: Checkpoint, configs: Sequence[Path], nmpc: bool) -> dict[str, Maker]:
-    """The rows of an evaluation by name: a controller for each YAML (the default one without any), NMPC with the true equations
+    """The rows of an evaluation by name: a controller for each YAML (the plant's own without any), NMPC with the true equations
     if asked for, and moves held. Raises `SpecError` for two of one name."""
-    chosen = {path.stem: load_config(path) for path in configs} or {"planner": ControllerConfig()}
+    chosen = {path.stem: load_config(path) for path in configs} or {"planner": config_for(spec.name)}
     if len(chosen) < len(configs):
         raise SpecError("two controller files have one name", ", ".join(map(str, configs)), "Rename one of them.")
 

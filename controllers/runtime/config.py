@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -132,3 +133,16 @@ class ControllerConfig(_Strict):
 def load_config(path: str | Path) -> ControllerConfig:
     """Read a controller YAML. Raises `SpecError` naming the file, the field and what was expected."""
     return validate_yaml(ControllerConfig, Path(path))
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The controllers that come with Homeostat: plant -> YAML file."""
+    folder = Path(str(resources.files("controllers"))) / "library"
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+def config_for(plant: str, path: str | Path | None = None) -> ControllerConfig:
+    """The controller in the YAML file `path`; without one, the one that comes with Homeostat for `plant`; where there is none,
+    every default. Raises `SpecError` as `load_config` does."""
+    chosen = path or shipped_configs().get(plant)
+    return load_config(chosen) if chosen else ControllerConfig()

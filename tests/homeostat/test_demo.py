@@ -82,9 +82,9 @@ class Running:
             time.sleep(0.1)
         return held
 
-    def end(self) -> tuple[int, str]:
+    def end(self, deadline_s: float = 90.0) -> tuple[int, str]:
         """Its exit status and stderr, once it has ended."""
-        _, errors = self.process.communicate(timeout=90)
+        _, errors = self.process.communicate(timeout=deadline_s)
         return self.process.returncode, errors
 
     def logs(self) -> dict[str, str]:
@@ -125,14 +125,7 @@ def test_the_whole_loop_from_one_command_and_back_to_nothing(demo, tmp_path: Pat
     spec = load_spec("reactor")
     running = demo("reactor", "--speed", "50", "--minutes", "2")
     with ControllerClient(running.controller_url) as client:
-
-        def mode() -> str:
-            try:
-                return client.snapshot().mode_actual
-            except LinkError:
-                return ""
-
-        running.wait_until(lambda: mode() == "AUTO", "AUTO")
+        running.wait_until(lambda: _mode(client) == "AUTO", "AUTO")
     running.wait_until(lambda: _answers(running.page), "the operator page")
     facts = running.wait_until(lambda: _status(running, tmp_path), "a status with a controller")
     assert facts["mode"] in ("AUTO", "SHED", "RECOVERY", "ADVISORY")
@@ -155,6 +148,13 @@ def test_the_whole_loop_from_one_command_and_back_to_nothing(demo, tmp_path: Pat
     modes = re.findall(r"is in (LOCAL|REMOTE)", (running.folder / "logs" / "plant.log").read_text())
     assert "REMOTE" in modes, "the controller moved the plant"
     assert modes[-1] == "LOCAL", "and gave it back before it ended"
+
+
+def _mode(client: ControllerClient) -> str:
+    try:
+        return client.snapshot().mode_actual
+    except LinkError:
+        return ""
 
 
 def _answers(port: int) -> bool:
@@ -216,6 +216,21 @@ def test_a_child_that_fails_is_quoted(demo, tmp_path: Path):
     (line,) = [line for line in errors.splitlines() if line.startswith("error")]
     assert "the controller process ended with status 1" in line
     assert "no checkpoint here" in line
+    assert running.survivors() == []
+
+
+def test_a_demo_that_cannot_enter_auto_says_why_and_stays_up(demo, tmp_path: Path):
+    """It waited in vain, raised, and took the page with it that shows what is wrong."""
+    config = tmp_path / "never.yaml"
+    config.write_text("planner: {guard: 1000.0}\n")
+    running = demo("reactor", "--config", str(config), "--minutes", "0.2")
+    running.wait_until(lambda: _answers(running.page), "the operator page")
+    with ControllerClient(running.controller_url) as client:
+        running.wait_until(lambda: _mode(client) == "ADVISORY", "ADVISORY")
+    code, errors = running.end(180)
+    assert code == 0, errors
+    assert "reactor is not in AUTO: AUTO is not possible: the plan is RECOVERY" in errors
+    assert f"http://127.0.0.1:{running.page}" in errors
     assert running.survivors() == []
 
 
