@@ -55,7 +55,9 @@ def joint_margins(errors: Tensor, level: float) -> Tensor:
     (horizon x n_constraint), never negative; raises `ModelError` when no sample says anything about a constraint.
     """
     scale = errors.abs().nanquantile(0.9, dim=0)
-    scale = torch.where(torch.isfinite(scale), scale, scale.nan_to_num(0.0).amax(0)).clamp(min=1e-6)
+    scale = torch.where(torch.isfinite(scale), scale, scale.nan_to_num(0.0).amax(0))
+    # Steps that are never wrong are told by those that are, whatever the unit.
+    scale = torch.maximum(scale, 1e-6 * scale.amax(0)).clamp(min=torch.finfo(scale.dtype).tiny)
     worst = (errors / scale).nan_to_num(-torch.inf).amax(dim=1)
     if not bool(torch.isfinite(worst).any(0).all()):
         raise ModelError(

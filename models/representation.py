@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from models.config import Count, NonNegative, Positive
 from models.regularisers import sigreg
+from models.whitening import LEAST_STD
 from models.world_model import Mlp
 from plant.errors import ModelError
 
 Array = NDArray[np.float64]
 
 _PAD = 5  # samples: what stands before a run's first sample is the mean of this many
-_LEAST_STD = 1e-9
 
 
 class JepaConfig(BaseModel):
@@ -88,7 +88,7 @@ class Jepa(nn.Module):
         stacked = np.concatenate(rows)
         std = np.nanstd(stacked, axis=0)
         self.mean.copy_(torch.from_numpy(np.nanmean(stacked, axis=0)))
-        self.std.copy_(torch.from_numpy(np.where(std > _LEAST_STD, std, 1.0)))
+        self.std.copy_(torch.from_numpy(np.where(std > LEAST_STD * np.nanmax(np.abs(stacked), axis=0), std, 1.0)))
 
     def windows(self, run: Array) -> Tensor:
         """`run` (n x tags) -> z-scored context windows (n x window x tags), one that ends at each sample. Missing values hold
@@ -179,7 +179,7 @@ class Probe:
         if len(features) < 2:
             raise ModelError(f"{len(features)} labelled samples", "probe", "Label at least two.")
         mean, std = features.mean(0), features.std(0)
-        std = np.where(std > _LEAST_STD, std, 1.0)
+        std = np.where(std > LEAST_STD * np.abs(features).max(0), std, 1.0)
         x, offset = (features - mean) / std, float(labels.mean())
         gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1])
         return Probe(mean, std, np.linalg.solve(gram, x.T @ (labels - offset)), offset)

@@ -11,7 +11,7 @@ from plant.errors import ModelError
 
 Array = NDArray[np.float64]
 
-_LEAST_STD = 1e-9
+LEAST_STD = 1e-9  # of a tag's largest value: what moves less is rounding
 _LEAST_EIGENVALUE = 1e-6  # of a correlation matrix: below this a direction is rounding, not signal
 _TINY = 1e-9
 
@@ -37,7 +37,7 @@ class Whitening:
                 f"tag {int(np.argmin(seen.any(0)))} was never measured", "whitening", "Leave it out, or record it."
             )
         mean, std = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
-        std = np.where(std > _LEAST_STD, std, 1.0)
+        std = np.where(std > LEAST_STD * np.nanmax(np.abs(rows), axis=0), std, 1.0)
         z = np.where(seen, (rows - mean) / std, 0.0)
         correlation = z.T @ z / len(z)
         return Whitening(mean, std, inverse_root(shrunk(correlation, shrinkage, np.eye(len(std)))))

@@ -23,8 +23,8 @@ _STEPS = (
     10  # interior-point steps for each iteration configured: the subproblem is the whole problem, solved to its end
 )
 _HARD = 1e5  # price of a limit on a move, in energy per span: above every guardrail's
-_PRICE = (100.0, 10.0, 1.0)  # price of a guardrail by rank, in energy per engineering unit
-_BROKEN = 0.01  # engineering units by which a plan passes a guardrail before it counts
+_PRICE = (100.0, 10.0, 1.0)  # price of a guardrail by rank, in energy per scale of it
+_BROKEN = 0.01  # scales by which a plan passes a guardrail before it counts
 
 
 class LinearMpc:
@@ -51,8 +51,8 @@ class LinearMpc:
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         moves = [t.move for t in self.spec.mvs if t.move]
         self._low = _double([m.limits[0] for m in moves])
-        self._span = _double([m.limits[1] for m in moves]) - self._low
-        self._rate = _double([m.rate_per_s * self.spec.sample_time_s for m in moves]) / self._span
+        self._span = _double([m.span for m in moves])
+        self._rate = _double([m.reach(self.spec.sample_time_s) for m in moves]) / self._span
         self._safe = (_double([m.safe for m in moves]) - self._low) / self._span
         low, high = (_double([v]) for v in self.config.effort_range or (0.0, 0.0))
         self._effort_low = (low - self._low) / self._span if self.config.effort_range else torch.zeros_like(self._low)
@@ -68,7 +68,9 @@ class LinearMpc:
                 "Set `guardrails: false` and guard it otherwise.",
             )  # fmt: skip
         self._watched = [names.index(g.tag) for g in self._rails]
-        self._sign, self._limit = _double([g.sign for g in self._rails]), _double([g.limit for g in self._rails])
+        self._sign, self._rail_scale = (
+            _double(v) for v in ([g.sign for g in self._rails], [self.spec.scale(g) for g in self._rails])
+        )
         ranks = sorted({g.rank for g in self._rails})
         self._price = _double([_PRICE[min(ranks.index(g.rank), 2)] for g in self._rails])
         n, m = self.horizon * len(moves), len(moves)
@@ -159,8 +161,8 @@ class LinearMpc:
         unit = torch.ones_like(error[0]).flatten()
         terms = [((gain[:, self._columns] / self._scale[:, None]).flatten(0, 1), error.flatten(1), -unit, unit)]
         if c.guardrails and self._rails:
-            past = self._sign * (free[..., self._watched] - self._limit) + c.guard
-            rows, price = (gain[:, self._watched] * self._sign[:, None]).flatten(0, 1), self._price.repeat(h)
+            past, slope = c.guard - self._margins(free), self._sign / self._rail_scale
+            rows, price = (gain[:, self._watched] * slope[:, None]).flatten(0, 1), self._price.repeat(h)
             terms.append((rows, past.flatten(1), 0 * price, price))
         eye, rate = torch.eye(h * m, dtype=torch.float64), self._rate.repeat(h).expand(batch, -1)
         bounds = [(eye, hold - high.repeat(h)), (-eye, low.repeat(h) - hold)]
@@ -176,9 +178,13 @@ class LinearMpc:
         x = qp.solve(p, q, a, offset, least, most, _STEPS * c.iterations)
         return torch.nan_to_num(x).view(batch, h, m)
 
+    def _margins(self, predicted: Tensor) -> Tensor:
+        """Of predictions (batch x horizon x n_measured), in scales (batch x horizon x n_guardrail)."""
+        rails = [g.margin(predicted[..., at]) for g, at in zip(self._rails, self._watched, strict=True)]
+        return (torch.stack(rails, -1) if rails else predicted[..., :0]) / self._rail_scale
+
     def _decision(self, moves: Tensor, predicted: Tensor, sound: Tensor, began: float) -> Decision:
-        guard = self.config.guard
-        margins = self._sign * (self._limit - predicted[..., self._watched]) - guard
+        margins = self._margins(predicted) - self.config.guard
         violation = (-margins).clamp(min=0).amax((1, 2)) if self._rails else torch.zeros(self.batch)
         status = tuple(
             Status.INFEASIBLE if not ok else Status.RECOVERY if bad else Status.OPTIMAL
@@ -189,8 +195,8 @@ class LinearMpc:
             moves=plan[:, 0],
             plan=plan,
             predicted=predicted.numpy(),
-            margins=margins.numpy(),
-            calibrated=np.full(margins.shape[1:], guard),
+            margins=(margins * self._rail_scale).numpy(),
+            calibrated=(self.config.guard * self._rail_scale).expand(margins.shape[1:]).numpy(),
             guardrails=tuple(g.name for g in self._rails),
             status=status,
             violation=violation.numpy(),

@@ -18,10 +18,8 @@ from simulators.contract import Simulator
 
 Array = NDArray[np.float64]
 
-_PRICE = (
-    10.0  # price of a guardrail of the last rank, in energy per engineering unit; ten times more for each rank above
-)
-_BROKEN = 0.01  # engineering units by which a plan passes a guardrail before it counts
+_PRICE = 10.0  # price of a guardrail of the last rank, in energy per scale of it; ten times more for each rank above
+_BROKEN = 0.01  # scales by which a plan passes a guardrail before it counts
 _OPTIONS = {
     "ipopt.print_level": 0,
     "ipopt.sb": "yes",
@@ -76,8 +74,8 @@ class NmpcController:
             raise ControlError(f"no measurement tells about {', '.join(hidden)}", where, "Guard it otherwise.")
         moves = [t.move for t in spec.mvs if t.move]
         self._low = np.array([m.limits[0] for m in moves])
-        self._span = np.array([m.limits[1] for m in moves]) - self._low
-        self._rate = np.array([m.rate_per_s for m in moves]) * spec.sample_time_s
+        self._span = np.array([m.span for m in moves])
+        self._rate = np.array([m.reach(spec.sample_time_s) for m in moves])
         self._safe = np.array([m.safe for m in moves])
         self._watched = [names.index(g.tag) for g in spec.guardrails]
         low, high = np.array(effort_range or (self._low, self._low + self._span), float)
@@ -92,7 +90,7 @@ class NmpcController:
             self._estimator.reset()
 
     def _program(self, effort: float, low: Array, width: Array, suppression: float, guardrails: bool) -> ca.Function:
-        """The NLP in (states, moves, target errors, guardrail excess) of the horizon, and the bounds of its rows."""
+        """The NLP in (states, moves, target errors, guardrail excess; both in scales) of the horizon, and the bounds of its rows."""
         spec, h, eq = self.spec, self.horizon, self._equations
         nx, nu, nd, np_ = eq.sizes
         nt, ng = len(spec.targets), len(spec.guardrails) if guardrails else 0
@@ -108,12 +106,12 @@ class NmpcController:
         bounds = [(np.zeros(nx * h), np.zeros(nx * h))]
         objective = effort * ca.sumsqr((big_u - low) / width) + suppression * ca.sumsqr((big_u - last) / self._span)
         for i, t in enumerate(spec.targets):
-            gap = y[names.index(t.tag), :] - goal[i, :]
+            gap = (y[names.index(t.tag), :] - goal[i, :]) / t.scale
             rows += [gap - error[i, :], -gap - error[i, :]]
-            objective += ca.sum2(error[i, :]) / t.scale
+            objective += ca.sum2(error[i, :])
         ranks = sorted({g.rank for g in spec.guardrails}, reverse=True)
         for i, g in enumerate(spec.guardrails[:ng]):
-            rows.append(g.sign * (y[self._watched[i], :] - g.limit) - slack[i, :])
+            rows.append(-g.margin(y[self._watched[i], :]) / spec.scale(g) - slack[i, :])
             objective += _PRICE * 10.0 ** ranks.index(g.rank) * ca.sum2(slack[i, :])
         bounds += [(np.full(h, -np.inf), np.zeros(h))] * (2 * nt + ng)
         for i in np.flatnonzero(self._rate < self._span).tolist():
@@ -194,9 +192,11 @@ class NmpcController:
         return Estimate(x, d, p, np.zeros_like(x))
 
     def _decision(self, plan: Array, predicted: Array, found: NDArray[np.bool_], began: float) -> Decision:
-        sign, limit = (np.array([getattr(g, what) for g in self.spec.guardrails]) for what in ("sign", "limit"))
-        margins = sign * (limit - predicted[..., self._watched])
-        violation = np.nan_to_num(np.maximum(-margins, 0).max((1, 2), initial=0.0))
+        rails = zip(self.spec.guardrails, self._watched, strict=True)
+        each = [g.margin(predicted[..., at]) for g, at in rails]
+        margins = np.stack(each, -1) if each else predicted[..., :0]
+        scale = np.array([self.spec.scale(g) for g in self.spec.guardrails])
+        violation = np.nan_to_num(np.maximum(-margins / scale, 0).max((1, 2), initial=0.0))
         status = tuple(
             Status.INFEASIBLE if not ok else Status.RECOVERY if bad else Status.OPTIMAL
             for ok, bad in zip(found.tolist(), (violation > _BROKEN).tolist(), strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from controllers.contracts import Decision, Observation, Status, Targets
@@ -139,16 +139,16 @@ class SimulatorNmpc:
         self.spec, self.config, self._state = spec, config or PlannerConfig(), state
         self.horizon = self.config.horizon
         moves = [t.move for t in spec.mvs if t.move]
-        self._low = torch.tensor([m.limits[0] for m in moves]).double()
-        self._span = torch.tensor([m.limits[1] for m in moves]).double() - self._low
-        self._rate = torch.tensor([m.rate_per_s for m in moves]).double() * spec.sample_time_s / self._span
-        self._safe = (torch.tensor([m.safe for m in moves]).double() - self._low) / self._span
+        self._low, self._span = _double([m.limits[0] for m in moves]), _double([m.span for m in moves])
+        self._rate = _double([m.reach(spec.sample_time_s) for m in moves]) / self._span
+        self._safe = (_double([m.safe for m in moves]) - self._low) / self._span
         count = len(spec.guardrails)
+        self._scale = _double([spec.scale(g) for g in spec.guardrails])
         kept = Calibration.none(self.horizon, count) if calibration is None else calibration
-        self._required = kept.margins[: self.horizon, :count].double() + self.config.guard
+        self._required = kept.margins[: self.horizon, :count].double() / self._scale + self.config.guard
         c, limits = self.config, (self._low, self._low + self._span)
         low, high = ((end - self._low) / self._span for end in (c.effort_range or limits))
-        scale = torch.tensor([t.scale for t in spec.targets]).double()
+        scale = _double([t.scale for t in spec.targets])
         energy = Energy(list(range(len(scale))), scale, c.effort, low, high - low, c.suppression, c.steady)
         self.planner = SimulatorPlanner(Truth(spec, self.horizon), c, energy, self._span, self._low)
         self.reset()
@@ -167,9 +167,9 @@ class SimulatorNmpc:
         goals, low, high = (_double(v) for v in (targets.values, targets.move_low, targets.move_high))
         goals = goals[:, torch.arange(h).clamp(max=goals.shape[1] - 1)].expand(batch, -1, -1)
         now = self.planner.model.watched(x, np.array(observation.applied, float), d, p)
-        self._allowance = self._allowance or Allowance(self.spec.guardrails, self.spec.sample_time_s, batch)
+        self._allowance = self._allowance or Allowance(self.spec, batch)
         required = self._allowance.required(
-            self._required.expand(batch, -1, -1), self.planner.model.limit_margins(torch.from_numpy(now))
+            self._required.expand(batch, -1, -1), self.planner.model.limit_margins(torch.from_numpy(now)) / self._scale
         )
         problem = Problem(
             z=z,
@@ -196,8 +196,8 @@ class SimulatorNmpc:
             moves=moves[:, 0].numpy(),
             plan=moves.numpy(),
             predicted=predicted,
-            margins=margins.numpy(),
-            calibrated=required.amax(0).numpy(),
+            margins=(margins * self._scale).numpy(),
+            calibrated=(required.amax(0) * self._scale).numpy(),
             guardrails=tuple(g.name for g in self.spec.guardrails),
             status=tuple(
                 Status.INFEASIBLE if not ok else Status.RECOVERY if bad else Status.OPTIMAL if done else Status.FEASIBLE
@@ -210,5 +210,5 @@ class SimulatorNmpc:
         )
 
 
-def _double(values: Array) -> Tensor:
+def _double(values: ArrayLike) -> Tensor:
     return torch.from_numpy(np.array(values, float))

@@ -82,7 +82,7 @@ class CompiledScpPlanner(ScpPlanner):
         if self.model.n_constant:
             c = problem.conditions
             if c is None:
-                nominal = torch.tensor([t.nominal for t in self.model.spec.constants]).double()
+                nominal = torch.tensor([t.nominal for t in self.model.spec.constants], dtype=torch.float64)
                 c = self.model.condition(nominal).expand(n, -1)
             parts.append(c[:, None].expand(-1, h, -1))
         given = {
@@ -132,7 +132,7 @@ class CompiledScpPlanner(ScpPlanner):
             "gain": _padded(model.read_out_head.weight * std[:, None], rows=False),
             "level": model.read_out_head.bias * std + mean,
             "target_scale": energy.scale if energy.columns else torch.ones(0),
-            "margin_scale": model.margin_scale[rails.guardrail],
+            "margin_scale": model.margin_scale[rails.guardrail].double() / rails.scale,
             "price": torch.tensor([PRICE[min(int(r), 3) - 1] for r in rails.rank]),
         }  # fmt: skip
         integers = {

@@ -16,8 +16,9 @@ class PlannerConfig(BaseModel):
 
     The task energy of a step is sum |target error| / scale + `effort` * (u scaled 0..1 over `effort_range`)^2 +
     `suppression` * (move / span)^2. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
-    largest share of each new prediction error let into the offset correction; `guard` in engineering units is kept on top of
-    every calibrated margin. `guardrails: false` is for showing what they prevent. `energy: goal` measures the target error
+    largest share of each new prediction error let into the offset correction; `guard`, in scales of each guardrail
+    (`PlantSpec.scale`), is kept on top of every calibrated margin: by default a twentieth of what counts as one unit of
+    violation, more than the hundredth that ranking tells apart. `guardrails: false` is for showing what they prevent. `energy: goal` measures the target error
     in the latent instead, from the latent of a plant at rest at its targets (`controllers.planning.goal`).
 
     `name`: second-order shooting (`scp`), or one of the samplers, which draw `candidates` plans in the first iteration from

@@ -10,7 +10,7 @@ from plant.spec import PlantSpec
 _FAR = 0.05  # of what the target may be set to: nearer than that it is met
 _RESTS = 0.1  # of what is missing: a plan that changes less over its last sample has come to rest
 _BINDS = 1e-3  # of an MV's limits
-_NEAR = 0.5  # engineering units: a guardrail with less to spare holds the plan
+_NEAR = 0.5  # scales of a guardrail: one with less to spare holds the plan
 
 
 def contradiction(spec: PlantSpec, targets: Targets) -> str:
@@ -29,17 +29,19 @@ def unseen(spec: PlantSpec, measured: Array, applied: Array) -> str:
     return f"the move in force of {', '.join(blind)} is not known" if blind else ""
 
 
-def broken(guardrails: tuple[str, ...], margins: Array) -> str:
-    """Of one plan: its guardrail that falls shortest; `margins` (horizon x n_guardrail) less what is required."""
-    step, j = np.unravel_index(int(np.argmin(margins)), margins.shape)
+def broken(guardrails: tuple[str, ...], margins: Array, scale: Array) -> str:
+    """Of one plan: its guardrail that falls shortest by its `scale` (n_guardrail); `margins` (horizon x n_guardrail) less what is
+    required, in the tags' units."""
+    step, j = np.unravel_index(int(np.argmin(margins / scale)), margins.shape)
     return f"{guardrails[j]} falls {-margins[step, j]:.3g} short of its margin in {step + 1} samples, whatever is done"
 
 
 def short_of_target(
-    spec: PlantSpec, guardrails: tuple[str, ...], plan: Array, predicted: Array, margins: Array, targets: Targets, wanted: Array
+    spec: PlantSpec, guardrails: tuple[str, ...], scale: Array, plan: Array, predicted: Array, margins: Array, targets: Targets,
+    wanted: Array,
 ) -> str:  # fmt: skip
     """Of one plan that has come to rest: which target it does not reach, and what holds it; '' where all are met or under way.
-    `plan`, `predicted`, `margins` (horizon x any), `wanted` (horizon x n_target)."""
+    `scale` (n_guardrail), `plan`, `predicted`, `margins` (horizon x any), `wanted` (horizon x n_target)."""
     names = [t.name for t in spec.measured]
     for i, target in enumerate(spec.targets):
         low, high = target.limits
@@ -53,27 +55,27 @@ def short_of_target(
             for t, last, bottom, top in zip(spec.mvs, plan[-1], targets.move_low, targets.move_high, strict=True)
             if min(last - bottom, top - last) <= _BINDS * (top - bottom)
         ]
-        if margins.size and margins[-1].min() < _NEAR:
-            held.append(f"{guardrails[int(margins[-1].argmin())]} holds it")
+        if margins.size and (margins[-1] / scale).min() < _NEAR:
+            held.append(f"{guardrails[int((margins[-1] / scale).argmin())]} holds it")
         if held:
             return f"the plan brings {target.tag} to {reading[-1]:.4g}, not to {wanted[-1, i]:.4g}: {', '.join(held)}"
     return ""
 
 
 def why(
-    spec: PlantSpec, status: tuple[Status, ...], guardrails: tuple[str, ...], plan: Array, predicted: Array, margins: Array,
-    targets: Targets, wanted: Array, measured: Array, applied: Array, deadline_s: float | None,
+    spec: PlantSpec, status: tuple[Status, ...], guardrails: tuple[str, ...], scale: Array, plan: Array, predicted: Array,
+    margins: Array, targets: Targets, wanted: Array, measured: Array, applied: Array, deadline_s: float | None,
 ) -> tuple[str, ...]:  # fmt: skip
-    """`Decision.why` of a planner's answer; arrays with the batch in front."""
+    """`Decision.why` of a planner's answer; arrays with the batch in front but for `scale`."""
     contradicted, said = contradiction(spec, targets), []
     for b, s in enumerate(status):
         if s is Status.INFEASIBLE:
             text = contradicted or unseen(spec, measured[b], applied[b]) or "the model's prediction is not a number"
         elif s is Status.RECOVERY:
-            text = broken(guardrails, margins[b])
+            text = broken(guardrails, margins[b], scale)
         elif s is Status.DEADLINE:
             text = f"the best found in {1e3 * (deadline_s or 0.0):.3g} ms"
         else:
-            text = short_of_target(spec, guardrails, plan[b], predicted[b], margins[b], targets, wanted[b])
+            text = short_of_target(spec, guardrails, scale, plan[b], predicted[b], margins[b], targets, wanted[b])
         said.append(text)
     return tuple(said)

@@ -32,16 +32,21 @@ class Measured(nn.Module):
         self.config = forecaster.config.model_copy(update={"latent": self.n_measured})
         self.read_out_head = nn.Linear(self.n_measured, self.n_measured, bias=False)
         nn.init.eye_(self.read_out_head.weight)
-        chosen = torch.eye(self.n_measured)[[names.index(g.tag) for g in rails]]  # n_guardrail x n_measured
-        sign = torch.tensor([float(g.sign) for g in rails])
+        chosen = torch.eye(self.n_measured, dtype=torch.float64)[
+            [names.index(g.tag) for g in rails]
+        ]  # n_guardrail x n_measured
+        sign, limit, scale = (
+            torch.tensor(v, dtype=torch.float64)
+            for v in ([g.sign for g in rails], [g.limit for g in rails], [self.spec.scale(g) for g in rails])
+        )
         self.margin_scale: Tensor
         self._slope: Tensor
         self._level: Tensor
-        mean, std = forecaster.channel_mean.float(), forecaster.channel_std.float()
+        mean, std = forecaster.channel_mean.double(), forecaster.channel_std.double()
         for name, value in (
-            ("channel_mean", mean), ("channel_std", std), ("margin_scale", torch.ones(len(rails))),
+            ("channel_mean", mean), ("channel_std", std), ("margin_scale", scale),
             ("_slope", -sign[:, None] * chosen * std[: self.n_measured]),
-            ("_level", sign * (torch.tensor([g.limit for g in rails]) - chosen @ mean[: self.n_measured])),
+            ("_level", sign * (limit - chosen @ mean[: self.n_measured])),
         ):  # fmt: skip
             self.register_buffer(name, value.clone())
 
@@ -85,14 +90,15 @@ class Measured(nn.Module):
         return z * self.forecaster.channel_std[where] + self.forecaster.channel_mean[where]
 
     def limit_margins(self, z: Tensor) -> Tensor:
-        """Normalised measurements (..., n_measured) -> (..., n_guardrail), engineering units, > 0 is safe."""
+        """Normalised measurements (..., n_measured) -> (..., n_guardrail), in the tags' units, > 0 is safe."""
         return z @ self._slope.mT + self._level
 
     fallback_margins = limit_margins
 
     def jacobian(self, z: Tensor) -> Tensor:
-        """d `limit_margins` / d z."""
-        return self._slope.expand(*z.shape[:-1], *self._slope.shape)
+        """d `limit_margins` / d z, in units of `margin_scale`."""
+        slope = self._slope / self.margin_scale[:, None]
+        return slope.expand(*z.shape[:-1], *slope.shape)
 
 
 class ForecastPlanner(ScpPlanner):

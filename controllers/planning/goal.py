@@ -68,7 +68,8 @@ class RestingHistory:
         self._samples = both[:, : -nm - nd]
         self._features = torch.cat([self._samples[:, self._columns], both[:, -nm - nd :]], 1)
         self._given = [*self._columns, *range(nm, nm + nd)]
-        self._scale = self._features.std(0).clamp(min=1e-9)
+        deviation = self._features.std(0)
+        self._scale = torch.where(deviation > 0, deviation, 1.0)
         moves = [t.move for t in spec.mvs if t.move]
         self._limits = torch.tensor([m.limits for m in moves]).double().T
 

@@ -226,7 +226,7 @@ class GuardrailFilter(LatentController):
 
 
 def _counted(plan: Plan) -> Tensor:
-    """Violation by rank (batch x rank) in the hundredths of a unit that count."""
+    """Violation by rank (batch x rank) in the hundredths of a scale that count."""
     return (plan.violation.nan_to_num(torch.inf) * 100).floor()
 
 

@@ -65,10 +65,10 @@ class LatentController(ABC):
         self.horizon, self.deadline_s, self._after_s = self.config.horizon, deadline_s, 0.0
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         moves = [t.move for t in self.spec.mvs if t.move]
-        self._low = torch.tensor([m.limits[0] for m in moves], dtype=torch.float64)
-        self._span = torch.tensor([m.limits[1] - m.limits[0] for m in moves], dtype=torch.float64)
-        self._rate = torch.tensor([m.rate_per_s * self.spec.sample_time_s for m in moves]).double() / self._span
-        self._safe = (torch.tensor([m.safe for m in moves]).double() - self._low) / self._span
+        self._low = _double([m.limits[0] for m in moves])
+        self._span = _double([m.span for m in moves])
+        self._rate = _double([m.reach(self.spec.sample_time_s) for m in moves]) / self._span
+        self._safe = (_double([m.safe for m in moves]) - self._low) / self._span
         self.constraints = Constraints(self.model)
         self.calibration = calibration or Calibration.none(self.config.horizon, len(self.constraints))
         names = [t.name for t in self.spec.measured]
@@ -79,8 +79,7 @@ class LatentController(ABC):
         # The sample of a plan whose target a late reading shows.
         late = [round(self.spec.tag(t.tag).dead_time_s / self.spec.sample_time_s) for t in self.spec.targets]
         self._shown = [(torch.arange(self.config.horizon) - n).clamp(min=0) for n in late]
-        self._limits = torch.tensor([g.limit for g in self.spec.guardrails]).double()
-        self._sign = torch.tensor([g.sign * (g.tag in names) for g in rails]).double()  # seen as they are
+        self._measured = [names.index(g.tag) if g.tag in names else None for g in self.spec.guardrails]
         self.reset()
 
     def _planner(self, energy: Energy) -> Planner:
@@ -104,14 +103,14 @@ class LatentController(ABC):
             torch.zeros_like(self._bias),
         )  # of what was left to correct
         self._missed = torch.zeros(self.batch, self.config.horizon, self.model.config.latent, dtype=torch.float64)
-        n, offline = len(self._limits), self.calibration
+        n, offline = len(self._measured), self.calibration
         near = self.model.margin_scale[:n].double() * math.tanh(1.0)
         self._widening = Widening(offline.margins[:, :n].double(), offline.level, near, self.batch)
-        self._allowance = Allowance(self.spec.guardrails, self.spec.sample_time_s, self.batch)
+        self._allowance = Allowance(self.spec, self.batch)
         self._alarm = torch.ones(self.batch).double()  # what surprise multiplies the margins by
         self._z: Tensor | None = None
-        self._constants = torch.tensor([[t.nominal for t in self.spec.constants]]).double().expand(self.batch, -1)
-        self._d = torch.tensor([[t.nominal for t in self.spec.dvs]], dtype=torch.float64).expand(self.batch, -1)
+        self._constants = _double([[t.nominal for t in self.spec.constants]]).expand(self.batch, -1)
+        self._d = _double([[t.nominal for t in self.spec.dvs]]).expand(self.batch, -1)
 
     @abstractmethod
     def decide(self, observation: Observation, targets: Targets) -> Decision:
@@ -163,7 +162,8 @@ class LatentController(ABC):
         dvs = self._expected(forecast)
         margins = self.calibration.margins[: self.config.horizon].double()
         factor = torch.nn.functional.pad(self._widening.factor, (0, len(self.constraints.fallback)), value=1.0)
-        required = margins * factor[:, None] * self._alarm[:, None, None] + self.config.guard
+        kept = margins * factor[:, None] * self._alarm[:, None, None] + self._tightened()
+        required = kept / self.constraints.scale + self.config.guard
         values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
         if values.shape[1] < self.config.horizon:
             values = torch.cat([values, values[:, -1:].expand(-1, self.config.horizon - values.shape[1], -1)], dim=1)
@@ -177,12 +177,14 @@ class LatentController(ABC):
             fallback=self._safe,
             targets=torch.stack([values[:, k, i] for i, k in enumerate(self._shown)], -1).expand(self.batch, -1, -1),
             bias=self._bias,
-            required=self._allowance.required(required + self._tightened(), self._margins(z)),
+            required=self._allowance.required(
+                required, self._margins(z) / self.constraints.scale[: len(self._measured)]
+            ),
             conditions=self._conditions(),
         )
 
     def _margins(self, z: Tensor) -> Tensor:
-        """Of now, to every limit (batch x n_guardrail), engineering units."""
+        """Of now, to every limit (batch x n_guardrail), in the tags' units."""
         return self.model.limit_margins(z)
 
     def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> None:
@@ -205,13 +207,15 @@ class LatentController(ABC):
     def _widen(self, measured: Tensor) -> None:
         """Compare the margins predicted for now with those that came."""
         assert self._past is not None
-        n, known = len(self._limits), self._past.shape[1]
-        sign = torch.where(self._sign[:n] == 0, torch.nan, self._sign[:n])
-        observed = sign * (self._limits - measured[:, self._columns[:n]])
+        n, known = len(self._measured), self._past.shape[1]
+        unseen = torch.full_like(measured[:, 0], torch.nan)
+        rails = zip(self.spec.guardrails, self._measured, strict=True)
+        seen = [unseen if at is None else g.margin(measured[:, at]) for g, at in rails]
+        observed = torch.stack(seen, -1) if seen else measured[:, :0]
         self._widening.learn(self.model.limit_margins(self._past)[..., :n], observed, self._tightened()[:, :known, :n])
 
     def _tightened(self) -> Tensor:
-        """What the offset correction adds to every margin (batch x horizon x n_constraint)."""
+        """What the offset correction adds to every margin (batch x horizon x n_constraint), in the tags' units."""
         return (self._tightens * self._bias[..., self._columns]).clamp(min=0)
 
     def _correct(self, error: Tensor) -> None:
@@ -221,7 +225,7 @@ class LatentController(ABC):
         seen = torch.isfinite(new)
         for mean, value in ((self._mean, new), (self._size, new.abs())):
             mean[:, :known] += torch.where(seen, _SMOOTHING * (value - mean[:, :known]), 0.0)
-        signal = self._mean[:, :known].abs() / self._size[:, :known].clamp(min=1e-12)
+        signal = (self._mean[:, :known].abs() / self._size[:, :known]).nan_to_num(0.0)  # no error yet: nothing to learn
         learned = self._bias[:, :known] + self.config.bias_filter * signal * new
         # A measurement that is missing teaches nothing: what was learned stays.
         kept = torch.where(seen, learned, self._bias[:, :known])
@@ -229,7 +233,7 @@ class LatentController(ABC):
 
     def _decision(self, plan: Plan, problem: Problem, targets: Targets, seen: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low
-        margins = plan.rollout.margins - problem.required
+        margins, scale = plan.rollout.margins - problem.required, self.constraints.scale
         shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
         seen = seen & (not contradiction(self.spec, targets))
         finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
@@ -245,15 +249,15 @@ class LatentController(ABC):
         names, predicted = tuple(self.constraints.names), plan.rollout.measured.numpy()
         now, n = self._window[:, -1].numpy(), self.model.n_measured
         told = why(
-            self.spec, status, names, moves.numpy(), predicted, margins.numpy(), targets, problem.targets.numpy(), now[:, :n],
-            now[:, n + self.model.n_dv :], self.deadline_s,
+            self.spec, status, names, scale.numpy(), moves.numpy(), predicted, (margins * scale).numpy(), targets,
+            problem.targets.numpy(), now[:, :n], now[:, n + self.model.n_dv :], self.deadline_s,
         )  # fmt: skip
         return Decision(
             moves=moves[:, 0].numpy(),
             plan=moves.numpy(),
             predicted=predicted,
-            margins=margins.numpy(),
-            calibrated=problem.required.amax(0).numpy(),
+            margins=(margins * scale).numpy(),
+            calibrated=(problem.required.amax(0) * scale).numpy(),
             guardrails=names,
             status=status,
             violation=shortfall.numpy(),
@@ -262,3 +266,7 @@ class LatentController(ABC):
             energy={name: term.numpy() for name, term in plan.terms.items()},
             why=told,
         )
+
+
+def _double(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

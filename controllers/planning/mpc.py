@@ -46,8 +46,8 @@ class JepaMpc(LatentController):
         self.goal = goal if self.config.energy == "goal" else None
         names = [t.name for t in self.spec.measured]
         effort = self.config.effort_range
-        low = torch.tensor([effort[0]]).double() if effort else self._low
-        high = torch.tensor([effort[1]]).double() if effort else self._low + self._span
+        low = torch.tensor([effort[0]], dtype=torch.float64) if effort else self._low
+        high = torch.tensor([effort[1]], dtype=torch.float64) if effort else self._low + self._span
         whiten = torch.eye(model.config.latent) if self.goal is None or self.goal.whiten is None else self.goal.whiten
         energy = (Energy if self.goal is None else partial(GoalEnergy, whiten.double()))(
             [names.index(t.tag) for t in self.spec.targets],

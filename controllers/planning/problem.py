@@ -19,8 +19,9 @@ class Problem:
 
     `z` (batch x latent) now; `dvs` (batch x horizon x n_dv, normalised) expected disturbances; `previous` (batch x n_mv)
     moves in force; `low`, `high` (n_mv) limits of this plan; `rate` (n_mv) largest move a sample; `fallback` (n_mv) the safe
-    moves; `targets` (batch x horizon x n_target); `bias` (batch x horizon x n_measured) added to what the model reads
-    out; `required` (batch x horizon x n_constraint) the least admissible margin; engineering units. `conditions` (batch x
+    moves; `targets` (batch x horizon x n_target) and `bias` (batch x horizon x n_measured), added to what the model reads
+    out, in the tags' units; `required` (batch x horizon x n_constraint) the least admissible margin, in scales of its
+    guardrail. `conditions` (batch x
     2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none. `goal` (batch x horizon x
     latent) the latents to be near to, `asked` (batch x horizon x n_mv) the moves to be near to; None where nobody asks for
     them.
@@ -58,7 +59,8 @@ class Rollout:
     """A batch of plans played through the model.
 
     `moves` (batch x horizon x n_mv, scaled), `z` (batch x horizon+1 x latent), `measured` (batch x horizon x n_measured)
-    with the bias added, `margins` (batch x horizon x n_constraint) before anything is required of them.
+    with the bias added, `margins` (batch x horizon x n_constraint), in scales of the guardrails, before anything is required
+    of them.
     """
 
     moves: Tensor
@@ -69,7 +71,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Plan:
-    """The best plan found. `violation` (batch x rank) summed over the horizon, rank 1 first; `energy` (batch,) task
+    """The best plan found. `violation` (batch x rank), in scales, summed over the horizon, rank 1 first; `energy` (batch,) task
     energy; `terms` its parts; `converged` (batch,) whether the last iterations agreed; `late` whether time ran out."""
 
     rollout: Rollout
@@ -82,7 +84,8 @@ class Plan:
 
 class Constraints:
     """Which head answers for which guardrail: a limit constraint each, and a recoverability constraint for those whose
-    fallback was labelled. Column order of `margins` and `required`."""
+    fallback was labelled. Column order of `margins` and `required`. Margins are counted in `scale` (n_constraint), what
+    `PlantSpec.scale` says of the guardrail in its tag's unit: prices, guards and ranking know no unit."""
 
     def __init__(self, model: WorldModel) -> None:
         rails = model.spec.guardrails
@@ -92,19 +95,22 @@ class Constraints:
         self.guardrail = self.limit + self.fallback
         self.rank = torch.tensor([rails[i].rank for i in self.guardrail], dtype=torch.long)
         self.ranks = sorted({g.rank for g in rails})
+        self.scale = torch.tensor([model.spec.scale(rails[i]) for i in self.guardrail], dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self.guardrail)
 
     def margins(self, model: WorldModel, z: Tensor) -> Tensor:
-        """z (..., latent) -> (..., n_constraint)."""
-        return torch.cat([model.limit_margins(z)[..., self.limit], model.fallback_margins(z)[..., self.fallback]], -1)
+        """z (..., latent) -> (..., n_constraint), in scales."""
+        both = torch.cat([model.limit_margins(z)[..., self.limit], model.fallback_margins(z)[..., self.fallback]], -1)
+        return both / self.scale.to(both)
 
     def jacobian(self, model: WorldModel, z: Tensor) -> Tensor:
         """d margins / d z at z (..., latent) -> (..., n_constraint, latent)."""
         limit = model.limit_heads.jacobian(z) * model.margin_scale[:, None]
         fallback = model.fallback_heads.jacobian(z) * model.margin_scale[:, None]
-        return torch.cat([limit[..., self.limit, :], fallback[..., self.fallback, :]], dim=-2)
+        both = torch.cat([limit[..., self.limit, :], fallback[..., self.fallback, :]], dim=-2)
+        return both / self.scale.to(both)[:, None]
 
     def violation(self, margins: Tensor, required: Tensor) -> Tensor:
         """(batch x horizon x n_constraint) -> (batch x n_rank): shortfall summed over the horizon, by rank."""
@@ -200,7 +206,7 @@ class Energy:
 def rank_key(violation: Tensor, energy: Tensor) -> Tensor:
     """One number (batch,) that orders plans as the guardrails demand: rank-1 violation, then rank 2, ..., then energy.
 
-    A hundredth of a unit of violation decides; below that the next criterion does. Beyond 50 units less and less does, but
+    A hundredth of a scale of violation decides; below that the next criterion does. Beyond 50 scales less and less does, but
     the smaller violation always comes first. What is not a number comes last.
     """
     counted = (violation.nan_to_num(torch.inf) * 100).floor()

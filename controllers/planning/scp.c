@@ -29,7 +29,7 @@ typedef struct {
   const double *target_scale;                   /* targets */
   const int64 *target_column, *block, *length;  /* targets; horizon; blocks */
   const int64 *which, *row, *rank;              /* constraints: its head, its output there, index of its rank */
-  const double *margin_scale, *price;           /* constraints */
+  const double *margin_scale, *price;           /* constraints: scales of its guardrail in one unit of the head */
 } Setup;
 
 typedef struct {

@@ -17,10 +17,12 @@ from controllers.planning.problem import Energy, Problem, Rollout
 from models.world_model import WorldModel
 
 HARD = 100.0  # price of a limit on a move, in energy per span: far above anything the task can pay
-BACK_OFF = 0.2  # margin units by which a subproblem stays inside: its linear guardrails are not the real ones
+BACK_OFF = (
+    0.2  # scales of its guardrail by which a subproblem stays inside: its linear guardrails are not the real ones
+)
 _SHARES = (0.8, 0.5, 0.25, 0.1)  # of the way to a point that breaks a guardrail
 PROXIMAL = 1e-4  # price of moving, times the square of the step: without it a flat energy has no least point
-PRICE = (30.0, 10.0, 5.0)  # price of a guardrail by rank, in energy per margin unit; ranking decides, this only steers
+PRICE = (30.0, 10.0, 5.0)  # price of a guardrail by rank, in energy per scale of it; ranking decides, this only steers
 
 
 class ScpPlanner(Planner):

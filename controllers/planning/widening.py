@@ -15,7 +15,7 @@ class Widening:
 
     Adaptive conformal inference (Gibbs & Candes 2021) on the logarithm of the factor: whenever a guardrail was near, and more
     was promised of this sample than came, at any step of the horizon, it grows, else it shrinks, so that in the long run as
-    many misses are made as `level` allows. `margins` (horizon x n_guardrail) are the calibrated ones, engineering units;
+    many misses are made as `level` allows. `margins` (horizon x n_guardrail) are the calibrated ones, in the tags' units as all here;
     `near` (n_guardrail,) how close a prediction must be to count. Only a measured quantity tells about its margins.
     """
 
