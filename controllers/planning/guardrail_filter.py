@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from controllers.contracts import Array, Controller, Decision, Observation, Status, Targets
+from controllers.contracts import Array, Controller, Decision, Observation, Targets
 from controllers.planning.config import FilterConfig, PlannerConfig
+from controllers.planning.filtered import Filter, asked_for
 from controllers.planning.latent import LatentController
 from controllers.planning.planner import choose
 from controllers.planning.problem import Convex, Energy, Plan, Problem, Rollout, rank_key
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
-
-log = logging.getLogger(__name__)
-
-_SAME = 1e-9  # of an MV's limits: scaling there and back
 
 
 class Distance(Energy):
@@ -58,7 +53,7 @@ class Distance(Energy):
         return rollout.moves - problem.asked
 
 
-class GuardrailFilter(LatentController):
+class GuardrailFilter(Filter, LatentController):
     """Lets `inner` run `batch` plants, and changes its moves only where they are not safe, to the nearest that are.
 
     A move is safe when it lies inside the limits and the rate, and some way on from it keeps every guardrail at its
@@ -67,12 +62,9 @@ class GuardrailFilter(LatentController):
     on bit for bit, with `inner`'s status. Else the planner looks for the nearest moves (`FilterConfig`) that keep everything.
     Of `config`, `horizon`, `iterations`, `bias_filter`, `guard` and `guardrails` count; targets and efforts are `inner`'s affair.
 
-    Status: `FEASIBLE` where the move is changed (`DEADLINE`: the best found in time; `inner`'s own where that says more than
-    `FEASIBLE`), `RECOVERY` with its violation where nothing keeps every guardrail (the safe values, or, where these
-    are seen to pass a limit themselves, what breaks the least), `INFEASIBLE` and the safe move where the
-    plant cannot be seen, `inner` fails, answers nothing finite or is `INFEASIBLE` itself. Energies are `inner`'s and `moved`:
-    how far the move is from the one asked for, root of the weighted sum of squares of shares of the MVs' limits; 0 where
-    it is unchanged, NaN where none was asked for.
+    Status as `Filter` has it, and `DEADLINE`: the best found in time; `RECOVERY` with its violation where nothing keeps every
+    guardrail (the safe values, or, where these are seen to pass a limit themselves, what breaks the least); `INFEASIBLE` also
+    where the plant cannot be seen.
 
     Raises `ControlError` when the horizon is longer than the model was validated to, or a weight is for no MV.
     """
@@ -87,8 +79,8 @@ class GuardrailFilter(LatentController):
         batch: int = 1,
         deadline_s: float | None = None,
     ) -> None:
-        self.inner, self._last_error, nearest = inner, "", nearest or FilterConfig()
-        super().__init__(model, config, calibration, batch, deadline_s)
+        self.inner, nearest = inner, nearest or FilterConfig()
+        LatentController.__init__(self, model, config, calibration, batch, deadline_s)
         self.horizon = max(self.config.horizon, inner.horizon)
         mvs = [t.name for t in self.spec.mvs]
         if unknown := sorted(set(nearest.weights) - set(mvs)):
@@ -103,41 +95,27 @@ class GuardrailFilter(LatentController):
         self.planner = self._planner(Distance(weight))
 
     def reset(self) -> None:
-        super().reset()
-        self.inner.reset()
+        LatentController.reset(self)
+        Filter.reset(self)
         self._plan: Tensor | None = None
 
-    def decide(self, observation: Observation, targets: Targets) -> Decision:
-        began = time.perf_counter()
+    @property
+    def weights(self) -> Array:
+        return self._weight.numpy()
+
+    def _nearest(self, observation: Observation, targets: Targets, answer: Decision | None, began: float) -> Decision:
         deadline = self._deadline(began)
-        answer = self._ask(observation, targets)
         with torch.inference_mode():
             z, applied, seen = self._observe(observation)
             problem = self._problem(z, applied, targets, observation.forecast)
             asked, known = self._asked(answer, problem)
             problem = dataclasses.replace(problem, asked=asked)
-            plan = self._nearest(problem, deadline)
+            plan = self._found(problem, deadline)
             planned = time.perf_counter()
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
             decision = self._decision(plan, problem, targets, seen & known, began)
-        passed = self._passed_on(decision, answer, asked[:, 0].numpy(), known.numpy(), began)
         self._took(planned)
-        return passed
-
-    def _ask(self, observation: Observation, targets: Targets) -> Decision | None:
-        """What `inner` wants; None where it fails: an unusable answer must not take the guardrails with it."""
-        try:
-            answer = self.inner.decide(observation, targets)
-            wanted = (self.batch, len(self.spec.mvs))
-            shapes = np.shape(answer.moves), np.shape(answer.plan)[::2], (len(answer.status), wanted[1])
-            if set(shapes) != {wanted}:
-                raise ControlError(f"an answer of shapes {shapes}", f"controller of {self.spec.name}", f"Not {wanted}.")
-        except Exception as e:
-            # With its traceback once: a controller that always fails must not fill the disk.
-            log.error("the filtered controller failed: %r", e, exc_info=repr(e) != self._last_error)
-            self._last_error = repr(e)
-            return None
-        return answer
+        return decision
 
     def _asked(self, answer: Decision | None, problem: Problem) -> tuple[Tensor, Tensor]:
         """The moves asked for (batch x horizon x n_mv, scaled), the last one held, and for which plants (batch,) there are
@@ -150,10 +128,10 @@ class GuardrailFilter(LatentController):
         steps = np.where(np.isfinite(steps), steps, first)
         moves = (torch.from_numpy(steps) - self._low) / self._span
         moves = torch.cat([moves, moves[:, -1:].expand(-1, h - moves.shape[1], -1)], dim=1)
-        known = torch.isfinite(moves[:, 0]).all(-1) & torch.tensor([s is not Status.INFEASIBLE for s in answer.status])
+        known = torch.from_numpy(asked_for(answer))
         return torch.where(known[:, None, None], moves, hold), known
 
-    def _nearest(self, problem: Problem, deadline: float | None) -> Plan:
+    def _found(self, problem: Problem, deadline: float | None) -> Plan:
         """The moves asked for with a safe way on from the first where one is found, else the nearest safe ones."""
         asked = problem.asked
         assert asked is not None
@@ -192,37 +170,6 @@ class GuardrailFilter(LatentController):
         """The first move asked for, then `way`."""
         assert problem.asked is not None
         return self.planner.assess(problem, torch.cat([problem.asked[:, :1], way[:, 1:]], dim=1))
-
-    def _passed_on(
-        self, decision: Decision, answer: Decision | None, asked: Array, known: NDArray[np.bool_], began: float
-    ) -> Decision:
-        """`decision` with the very move of `inner` where it is as `asked` (batch x n_mv, scaled), and `inner`'s word."""
-        off = (decision.moves - self._low.numpy()) / self._span.numpy() - asked
-        same = known & (np.abs(off) <= _SAME).all(-1)
-        moved = np.where(same, 0.0, np.sqrt((self._weight.numpy() * off**2).sum(-1)))
-        energy = {"moved": np.where(known, moved, np.nan)}
-        if answer is None:
-            return dataclasses.replace(decision, energy=energy, solve_time_s=time.perf_counter() - began)
-        moves = np.where(same[:, None], answer.moves, decision.moves)
-        grave = (Status.INFEASIBLE, Status.RECOVERY)
-        return dataclasses.replace(
-            decision,
-            moves=moves,
-            plan=np.concatenate([moves[:, None], decision.plan[:, 1:]], axis=1),
-            violation=np.maximum(decision.violation, np.nan_to_num(answer.violation)),
-            status=tuple(
-                mine if mine in grave
-                else its if unchanged or its not in (Status.OPTIMAL, Status.FEASIBLE)
-                else Status.DEADLINE if mine is Status.DEADLINE else Status.FEASIBLE
-                for mine, its, unchanged in zip(decision.status, answer.status, same.tolist(), strict=True)
-            ),
-            energy={**answer.energy, **energy},
-            solve_time_s=time.perf_counter() - began,
-            why=tuple(
-                mine if status in grave or not answer.why else its
-                for status, mine, its in zip(decision.status, decision.why, answer.why or decision.why, strict=True)
-            ),
-        )  # fmt: skip
 
 
 def _counted(plan: Plan) -> Tensor:
