@@ -24,8 +24,9 @@ from models import ranks
 from models.calibration import Calibration, calibrate
 from models.checkpoint import FILES, REPORT, Checkpoint, doubts_of, needs_room, save
 from models.config import ModelConfig, TrainingConfig
+from models.counts import Counts
 from models.data_check import DataReport, check_runs
-from models.dataset import Counts, Source, Split, iter_runs, split_runs
+from models.dataset import Source, Split, iter_runs, split_runs
 from models.diagnostics import diagnose, suspicions
 from models.manifest import seal
 from models.plant_surprise import PlantSurprise
@@ -88,7 +89,7 @@ def _train(
     if spec.simulator:  # what margins are calibrated on must be there before hours are spent
         SimulatedPlant(spec, conditions=Drawn(load_scenario("operation", spec)))
     stage("reading the historian")
-    counts: Counts = Counts()
+    counts = Counts()
     reading = iter_runs(source, spec, counts=counts)
     runs = list(reading) if work is None else keep_runs(reading, work)
     found = check_runs(spec, runs, model, counts)

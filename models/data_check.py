@@ -1,8 +1,8 @@
 """What is wrong with training data, said before training begins.
 
 Errors stop it: too little, an MV that never moved, nothing that moves at all, a tag nobody read, values plainly in another
-unit. What can be handled is, and is only told: gaps are masked, samples put in order, doubled ones dropped, a tag that
-never changes is scaled by its range so that its noise is not amplified.
+unit. What can be handled is, and is only told: gaps are masked, samples put in order, doubled ones dropped, fill values and
+texts taken as missing, a tag that never changes scaled by its range so that its noise is not amplified.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.config import ModelConfig
-from models.dataset import Counts
+from models.counts import Counts
 from models.windows import Run
 from plant.errors import ModelError
 from plant.spec import PlantSpec, Role, Tag
@@ -25,7 +25,6 @@ from plant.spec import PlantSpec, Role, Tag
 Array = NDArray[np.float64]
 _STILL = 1e-3  # of a tag's range: what moves less has not moved
 _NOISE = 8.0  # standard deviations: the spread of a thousand samples that only noise moves stays within
-_BEYOND = 0.1  # of a tag's range: instruments read no further past its ends
 _CONVERSIONS = (
     ("K", "degC", lambda v: v - 273.15), ("degC", "K", lambda v: v + 273.15), ("degF", "degC", lambda v: (v - 32) / 1.8),
     ("degC", "degF", lambda v: 1.8 * v + 32),
@@ -79,6 +78,7 @@ class _Facts:
 
 def check_runs(spec: PlantSpec, runs: Sequence[Run], model: ModelConfig, counts: Counts | None = None) -> DataReport:
     """Look at every run and say what is wrong with it. `counts` is what `dataset.iter_runs` told while reading."""
+    counts = counts or Counts()
     tags = [*spec.measured, *spec.dvs, *spec.mvs]
     samples = sum(len(r) for r in runs)
     hours = samples * spec.sample_time_s / 3600
@@ -100,10 +100,12 @@ def check_runs(spec: PlantSpec, runs: Sequence[Run], model: ModelConfig, counts:
             "Predictions that far ahead are never tested: record longer runs, or plan over a shorter horizon.",
         ))  # fmt: skip
     for i, tag in enumerate(tags):
-        found += _of_tag(spec, tag, runs, *(getattr(facts, n)[:, i] for n in ("there", "low", "middle", "high")))
+        found += _of_tag(
+            spec, tag, runs, counts, *(getattr(facts, n)[:, i] for n in ("there", "low", "middle", "high"))
+        )
     found += _steady(spec, tags, facts, where)
-    found += _of_constants(spec, runs)
-    found += _of_reading(counts or Counter(), where)
+    found += _of_constants(spec, runs, counts)
+    found += _of_reading(counts, where)
     order = list(Severity)
     return DataReport(summary, tuple(sorted(found, key=lambda f: order.index(f.severity))))
 
@@ -121,15 +123,14 @@ def _facts(runs: Sequence[Run], channels: int) -> _Facts:
 
 
 def _of_tag(
-    spec: PlantSpec, tag: Tag, runs: Sequence[Run], there: Array, low: Array, middle: Array, high: Array
+    spec: PlantSpec, tag: Tag, runs: Sequence[Run], counts: Counts, there: Array, low: Array, middle: Array, high: Array
 ) -> list[Finding]:
     """What is wrong with one channel, from its figures in each run (runs,)."""
     where, known = f"tag {tag.name} of {spec.name}", there > 0
     if not known.any():
-        return [Finding(Severity.ERROR, f"{tag.name}: no reading in any run", where,
-                        "Record it, or take it out of the plant file.")]  # fmt: skip
-    found = _range(spec, tag, runs, known, low, middle, high)
-    span, reach = float(high[known].max() - low[known].min()), tag.range[1] - tag.range[0]
+        return [_unread(spec, tag, counts)]
+    found = _range(spec, tag, counts) + _levels(tag, where, low[known], high[known])
+    span, reach = float(high[known].max() - low[known].min()), tag.span
     if tag.role is Role.MV and span <= _STILL * reach:
         found.append(Finding(
             Severity.ERROR, f"{tag.name} never moved: it is {low[known].min():g} {tag.unit} throughout", where,
@@ -157,31 +158,66 @@ def _of_tag(
     return found
 
 
-def _range(
-    spec: PlantSpec, tag: Tag, runs: Sequence[Run], known: NDArray[np.bool_], low: Array, middle: Array, high: Array
-) -> list[Finding]:
-    """Values that the instrument cannot have read: of another unit, or of another tag."""
-    slack = _BEYOND * (tag.range[1] - tag.range[0])
-    bottom, top = tag.range[0] - slack, tag.range[1] + slack
-    outside = known & ((middle < bottom) | (middle > top)) & np.array([r.kind != "incident" for r in runs])
-    limits = f"{tag.range[0]:g}..{tag.range[1]:g} {tag.unit}"
-    if outside.any():
-        first = int(np.flatnonzero(outside)[0])
-        many = f" (and in {int(outside.sum()) - 1} more runs)" if outside.sum() > 1 else ""
-        return [Finding(
-            Severity.ERROR, f"{tag.name} reads about {middle[first]:g}, its range is {limits}{many}",
-            f"{spec.name}, run at {_moment(runs[first])}, tag {tag.name}",
-            f"{_guess(tag, float(np.median(middle[outside])))}Convert what was recorded, or correct unit and range in the plant file.",
-        )]  # fmt: skip
-    beyond = known & ((low < bottom) | (high > top)) & np.array([r.kind != "incident" for r in runs])
-    if not beyond.any():
+def _unread(spec: PlantSpec, tag: Tag, counts: Counts) -> Finding:
+    """That nothing is known of a tag, and why if reading told."""
+    where = f"tag {tag.name} of {spec.name}"
+    if ("out of range", tag.name) in counts.first:
+        ts, shown = counts.first["out of range", tag.name]
+        seen = [middle for _, middle in counts.elsewhere.get(tag.name, [])] or [float(shown)]
+        return _elsewhere(spec, tag, float(np.median(seen)), ts / 1e6, "; no reading is inside")
+    if ("text", tag.name) in counts.first:
+        shown = counts.first["text", tag.name][1]
+        return Finding(Severity.ERROR, f"{tag.name}: no reading in any run is a number, the first is {shown!r}", where,
+                       "Export numbers, or take it out of the plant file.")  # fmt: skip
+    return Finding(Severity.ERROR, f"{tag.name}: no reading in any run", where,
+                   "Record it, or take it out of the plant file.")  # fmt: skip
+
+
+def _range(spec: PlantSpec, tag: Tag, counts: Counts) -> list[Finding]:
+    """Values that the instrument cannot have read: of another unit, or what a logger fills gaps with."""
+    if blocks := counts.elsewhere.get(tag.name):
+        many = f" (and in {len(blocks) - 1} more stretches)" if blocks[1:] else ""
+        return [_elsewhere(spec, tag, float(np.median([middle for _, middle in blocks])), blocks[0][0], many)]
+    if not (n := counts["out of range", tag.name]):
         return []
-    first = int(np.flatnonzero(beyond)[0])
-    worst = low[first] if low[first] < bottom else high[first]
+    ts, shown = counts.first["out of range", tag.name]
     return [Finding(
-        Severity.WARNING, f"{tag.name} reads {worst:g} once at least, its range is {limits}; so in {int(beyond.sum())} runs",
-        f"{spec.name}, run at {_moment(runs[first])}, tag {tag.name}",
-        "A spike? It is learned from as it is: take it out, or widen the range.",
+        Severity.WARNING,
+        f"{n} readings of {tag.name} are none: {shown} at {_moment(ts / 1e6)} is the first, its range is {_limits(tag)}",
+        f"tag {tag.name} of {spec.name}",
+        "They count as missing, as the controller takes them: fill values and spikes are. If they are real, widen the range.",
+    )]  # fmt: skip
+
+
+def _elsewhere(spec: PlantSpec, tag: Tag, middle: float, start_s: float, more: str) -> Finding:
+    """That a tag is somewhere else than the plant file says, and what unit that may be."""
+    hint = "" if tag.states or (tag.move and tag.move.discrete) else _guess(tag, middle)  # states have no unit
+    return Finding(
+        Severity.ERROR, f"{tag.name} reads about {middle:g}, its range is {_limits(tag)}{more}",
+        f"{spec.name}, run at {_moment(start_s)}, tag {tag.name}",
+        f"{hint}Convert what was recorded, or correct unit and range in the plant file.",
+    )  # fmt: skip
+
+
+def _limits(tag: Tag) -> str:
+    if tag.states:
+        return f"the states {', '.join(map(str, tag.states))}"
+    return f"{tag.range[0]:g}..{tag.range[1]:g} {tag.unit}"
+
+
+def _levels(tag: Tag, where: str, low: Array, high: Array) -> list[Finding]:
+    """A discrete MV that stood between its levels: `low` and `high` (runs,) as it was read."""
+    levels = np.array(tag.move.discrete if tag.move else ())
+    if not len(levels):
+        return []
+    seen = np.concatenate([low, high])
+    off = np.abs(seen[:, None] - levels).min(1) > 0.1 * np.diff(levels).min()
+    if not off.any():
+        return []
+    shown = ", ".join(f"{v:g}" for v in levels[:6]) + (", ..." if len(levels) > 6 else "")
+    return [Finding(
+        Severity.WARNING, f"{tag.name} reads {seen[off][0]:g}, which is none of its levels ({shown})", where,
+        "It is learned from as it is, and only levels will be planned: correct `levels` or `step` if they are others.",
     )]  # fmt: skip
 
 
@@ -208,29 +244,22 @@ def _steady(spec: PlantSpec, tags: list[Tag], facts: _Facts, where: str) -> list
     )]  # fmt: skip
 
 
-def _of_constants(spec: PlantSpec, runs: Sequence[Run]) -> list[Finding]:
+def _of_constants(spec: PlantSpec, runs: Sequence[Run], counts: Counts) -> list[Finding]:
     found = []
     for i, tag in enumerate(spec.constants):
         where = f"tag {tag.name} of {spec.name}"
         values = np.array([np.nan if r.constants is None else r.constants[i] for r in runs])
         known = values[np.isfinite(values)]
         if not len(known):
-            found.append(Finding(Severity.ERROR, f"{tag.name}: no reading in any run", where,
-                                 "Record it, or take it out of the plant file."))  # fmt: skip
+            found.append(_unread(spec, tag, counts))
             continue
+        found += _range(spec, tag, counts)
         if len(known) < len(values):
             found.append(Finding(Severity.NOTE, f"{tag.name} is unknown in {len(values) - len(known)} runs", where,
                                  "It is masked there."))  # fmt: skip
         if np.ptp(known) == 0:
             found.append(Finding(Severity.WARNING, f"{tag.name} is {known[0]:g} {tag.unit} in every run", where,
                                  "What it does cannot be learned: record runs in which it differs."))  # fmt: skip
-        elif not (tag.range[0] <= np.median(known) <= tag.range[1]):
-            found.append(Finding(
-                Severity.ERROR,
-                f"{tag.name} reads about {np.median(known):g}, its range is {tag.range[0]:g}..{tag.range[1]:g} {tag.unit}",
-                where,
-                f"{_guess(tag, float(np.median(known)))}Convert what was recorded, or correct unit and range.",
-            ))  # fmt: skip
     return found
 
 
@@ -244,6 +273,14 @@ def _of_reading(counts: Counts, where: str) -> list[Finding]:
             Severity.WARNING, "{n} runs begin before the one before has ended",
             "Each begins where the other ends; record with one recorder at a time.",
         ),
+        "text": (
+            Severity.WARNING, "{n} samples of {tag} are no numbers: {first}",
+            "They count as missing: they are what a historian writes for a reading it did not get.",
+        ),
+        "silent": (
+            Severity.NOTE, "nothing was stored for a while within a run, {n} times",
+            "What is read at each scan is missing there; what holds until it changes is not.",
+        ),
         "changed within a run": (
             Severity.WARNING, "{tag} is declared constant and changes {n} times within a block of a run",
             "Its value at the start of each 180 samples counts: end the run when it changes, or declare it a DV.",
@@ -253,12 +290,14 @@ def _of_reading(counts: Counts, where: str) -> list[Finding]:
     for (what, tag), n in counts.items():
         if n and what in said:
             severity, text, fix = said[what]
-            found.append(Finding(severity, text.format(n=n, tag=tag), f"tag {tag}" if tag else where, fix))
+            ts, shown = counts.first.get((what, tag), (0, ""))
+            first = f"{shown!r} at {_moment(ts / 1e6)} is the first"
+            found.append(Finding(severity, text.format(n=n, tag=tag, first=first), f"tag {tag}" if tag else where, fix))
     return found
 
 
-def _moment(run: Run) -> str:
+def _moment(time_s: float) -> str:
     try:
-        return datetime.fromtimestamp(run.start_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, OSError, ValueError):
-        return f"{run.start_s:.0f} s"
+        return f"{time_s:.0f} s"

@@ -1,13 +1,15 @@
 """From a plant's history to runs a model can learn from, and the split of those runs.
 
-A run's values are those in force at each instant of the sample grid: the last at or before it, never one from before the
-run. A measurement slower than the sample time (`period_s`) is there at the instants it is new, and missing between.
+A run's values are those in force at each instant of the sample grid: the last at or before it. What is stamped when it
+changes (MVs, what is constant, any tag whose `stamps` say so) holds until it does, from before the run too; of the others
+none is from before the run, and none outlasts a recorder that fell silent. A measurement slower than the sample time
+(`period_s`) is there at the instants it is new, and missing between. What an instrument cannot have read is missing, as the
+runtime would have it (`plant.judgement`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,16 +18,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.counts import Counts
 from models.windows import Run
 from plant.errors import ModelError
-from plant.spec import PlantSpec, Tag
+from plant.judgement import believable
+from plant.spec import PlantSpec, Role, Tag
 
 Array = NDArray[np.float64]
 Column = tuple[NDArray[np.int64], Array]  # times in microseconds, values
-Counts = Counter[tuple[str, str]]  # (what, tag) -> how many; tag "" where it is not of one tag
 _BLOCK = 180  # samples: a long recording is cut into blocks of this many, so that a split can tell them apart
 _LATE = 0.6  # of a sample: an MV that still moves after this was not held, and no one move describes the interval
 _ROWS = 1_000_000  # of a history read at once, about
+_SILENCE = 10  # samples without a row of any scanned tag: the recorder was down, not the plant at rest
 
 
 class Source(Protocol):
@@ -47,7 +51,8 @@ class Source(Protocol):
         ...
 
     def history(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
-        """Samples in [start, end]: tag, ts, value (null where bad), each tag's in the order they were stored in."""
+        """Samples in [start, end]: tag, ts, value (null where bad), each tag's in the order they were stored in; and where
+        some are no numbers, `text`: what stands there instead, else null."""
         ...
 
     def before(self, tags: Sequence[str], start_s: float) -> pl.DataFrame:
@@ -87,10 +92,10 @@ def iter_runs(
 ) -> Iterator[Run]:
     """The closed runs of `source` one after another, read in parts: what they hold together need not fit into memory.
 
-    Samples out of order are put in order, of several at one time the last stored stands, what is not finite is missing,
-    and where runs overlap the later one begins where the earlier ends. `counts` is told how many there were of each:
-    ("out of order", tag), ("doubled", tag), ("not finite", tag), ("overlapping", ""), ("changed within a run", tag) of
-    constants.
+    Samples out of order are put in order, of several at one time the last stored stands, what is no number or far outside the
+    tag's range is missing, and where runs overlap the later one begins where the earlier ends. `counts` is told how many
+    there were of each: ("out of order", tag), ("doubled", tag), ("not finite", tag), ("text", tag), ("out of range", tag) but
+    for simulated incidents, ("overlapping", ""), ("silent", ""), ("changed within a run", tag) of constants.
 
     Raises `ModelError` when a tag or all data are missing, or when a tag is stored in another unit than the plant's.
     """
@@ -98,7 +103,7 @@ def iter_runs(
         raise ModelError(
             f"the historian holds no {', '.join(missing)}", source.location, f"Record {spec.name} first (`record`)."
         )
-    counts = Counter() if counts is None else counts
+    counts = Counts() if counts is None else counts
     fallback = [g.fallback_tag for g in spec.guardrails]
     online = [t.name for t in spec.online]
     watched = [g.tag if g.tag not in online else None for g in spec.guardrails]  # hidden quantities
@@ -119,24 +124,38 @@ def iter_runs(
     step = round(spec.sample_time_s * 1e6)
     # What a scan stores of every tag, if all of them change.
     instants = max(_BLOCK, int(_ROWS / (len(tags) * max(1.0, spec.sample_time_s / spec.scan_time_s))))
-    carried, read_to = _at_start(source, spec, table), int(table["start_ts"].min()) - 1  # type: ignore[arg-type]
+    carried, read_to = _at_start(source, spec, table, counts), int(table["start_ts"].min()) - 1  # type: ignore[arg-type]
+    by_name = {tag: spec.tag(tag) for tag in tags}
+    held = {t.name for t in spec.online if not t.scanned}
+    slow_tags = [t for t in spec.measured if _is_slow(t, spec)]
+    scanned = set(online) - held - {t.name for t in slow_tags}
     for blocks in _parts(_blocks(table, step, counts), instants):
         end = int(blocks[-1].grid[-1])
         history = source.history(tags, (read_to + 1) / 1e6, end / 1e6)
-        columns = {tag: _column(history, tag, carried.get(tag), counts) for tag in tags}
+        columns, refused = {}, {}
+        for tag in tags:
+            columns[tag], refused[tag] = _column(history, by_name[tag], carried.get(tag), counts)
         read_to = end
         carried = {tag: _last_of(column) for tag, column in columns.items()}
+        rows = np.sort(np.concatenate([columns[tag][0] for tag in scanned])) if scanned else None
         for tag in spec.constants:
             columns[tag.name] = _usable(columns[tag.name])
             carried[tag.name] = _last_of(columns[tag.name])
-        slow = {t.name: _news(columns[t.name], t, step) for t in spec.measured if _is_slow(t, spec)}
+        slow = {t.name: _news(columns[t.name], t, step) for t in slow_tags}
         carried |= {tag: _last_of(column) for tag, column in slow.items()}
         for block in blocks:
-            at = {tag: _last_at(columns[tag], block.grid, block.begin) for tag in tags}
+            at = {tag: _last_at(columns[tag], block.grid, None if tag in held else block.begin) for tag in tags}
             # A slow tag is there where a value came in the interval that ends at the instant.
             at |= {tag: _last_at(column, block.grid, block.begin, step - 1) for tag, column in slow.items()}
+            if rows is not None and (silent := _silent(rows, block, step)).any():
+                counts["silent", ""] += int((np.diff(silent.astype(int), prepend=0) > 0).sum())
+                for tag in scanned:
+                    at[tag][silent] = np.nan
             for mv in spec.mvs:
-                at[mv.name][_unheld(columns[mv.name], block.grid, step, mv.range[1] - mv.range[0])] = np.nan
+                at[mv.name][_unheld(columns[mv.name], block.grid, step, mv.span)] = np.nan
+            if block.kind != "incident":
+                for tag in online:
+                    _tell(tag, block, columns[tag], refused[tag], counts)
             yield _run(spec, block, at, fallback, watched, {t.name: columns[t.name] for t in spec.constants}, counts)
 
 
@@ -217,30 +236,64 @@ def _parts(blocks: Iterator[_Block], instants: int) -> Iterator[list[_Block]]:
         yield part
 
 
-def _at_start(source: Source, spec: PlantSpec, table: pl.DataFrame) -> dict[str, Column]:
-    """The constants in force when the first run began: they may have been stamped long before."""
-    names = [t.name for t in spec.constants]
-    rows = source.before(names, float(table["start_ts"].min()) / 1e6) if names else pl.DataFrame()  # type: ignore[arg-type]
-    return {r["tag"]: (np.array([r["ts"]]), np.array([r["value"]], float)) for r in rows.iter_rows(named=True)}
+def _at_start(source: Source, spec: PlantSpec, table: pl.DataFrame, counts: Counts) -> dict[str, Column]:
+    """What holds until it changes, as it was when the first run began: it may have been stamped long before."""
+    names = [t.name for t in spec.online if not t.scanned]
+    if not names:
+        return {}
+    rows = source.before(names, float(table["start_ts"].min()) / 1e6)  # type: ignore[arg-type]
+    found = {}
+    for tag, ts, value in zip(rows["tag"], rows["ts"].to_numpy(), rows["value"].to_numpy(), strict=True):
+        if believable(spec.tag(tag), value):
+            found[tag] = (np.array([ts]), np.array([value], float))
+        else:
+            counts.note("out of range", tag, np.array([ts]), [f"{value:g}"])
+    return found
 
 
-def _column(history: pl.DataFrame, tag: str, carried: Column | None, counts: Counts) -> Column:
-    """A tag's samples in order of time, one a time, after the last one of the part before."""
-    rows = history.filter(history["tag"] == tag)
+def _column(history: pl.DataFrame, tag: Tag, carried: Column | None, counts: Counts) -> tuple[Column, Column]:
+    """A tag's samples in order of time, one a time, after the last one of the part before, NaN where missing; and those that
+    are because the instrument cannot have read them."""
+    rows = history.filter(history["tag"] == tag.name)
+    if "text" in rows.columns and len(texts := rows.filter(rows["text"].is_not_null())):
+        counts.note("text", tag.name, texts["ts"].to_numpy(), texts["text"].head(1).to_list())
     ts, value = rows["ts"].to_numpy(), rows["value"].cast(float).fill_null(np.nan).to_numpy().copy()
-    counts["not finite", tag] += int(np.isinf(value).sum())
+    counts["not finite", tag.name] += int(np.isinf(value).sum())
     value[np.isinf(value)] = np.nan
     if len(ts) > 1 and (descents := int((ts < np.maximum.accumulate(ts)).sum())):
-        counts["out of order", tag] += descents
+        counts["out of order", tag.name] += descents
         order = np.argsort(ts, kind="stable")
         ts, value = ts[order], value[order]
     last = np.append(np.diff(ts) > 0, True)[: len(ts)]
-    counts["doubled", tag] += int((~last).sum())
+    counts["doubled", tag.name] += int((~last).sum())
     if not last.all():
         ts, value = ts[last], value[last]
-    if carried is None:
-        return ts, value
-    return np.concatenate([carried[0], ts]), np.concatenate([carried[1], value])
+    # How far a simulated plant goes in what it hides is not for an instrument's range to say; a fill value is.
+    asked = tag.model_copy(update={"over_range": 1.0}) if tag.role is Role.HIDDEN else tag
+    far = np.isfinite(value) & ~believable(asked, value)
+    refused = ts[far], value[far]
+    value[far] = np.nan
+    if carried is not None:
+        ts, value = np.concatenate([carried[0], ts]), np.concatenate([carried[1], value])
+    return (ts, value), refused
+
+
+def _tell(tag: str, block: _Block, column: Column, refused: Column, counts: Counts) -> None:
+    """Count what of a tag was refused within a block."""
+    (ts, value), (at, far) = column, refused
+    if not len(at):
+        return
+    mine = slice(*np.searchsorted(at, [block.grid[0], block.grid[-1] + 1]))
+    all_of = slice(*np.searchsorted(ts, [block.grid[0], block.grid[-1] + 1]))
+    counts.far(tag, block.grid[0] / 1e6, at[mine], far[mine], int(np.isfinite(value[all_of]).sum()))
+
+
+def _silent(rows: NDArray[np.int64], block: _Block, step: int) -> NDArray[np.bool_]:
+    """Instants of a block within a run before which nothing was stored for `_SILENCE` samples: `rows` are the times of all
+    that was."""
+    index = np.searchsorted(rows, block.grid, side="right") - 1
+    newest = np.where(index >= 0, rows[np.maximum(index, 0)] if len(rows) else 0, 0)
+    return block.grid - np.maximum(newest, block.begin) > _SILENCE * step
 
 
 def _last_of(column: Column) -> Column:
@@ -280,12 +333,12 @@ def _news(column: Column, tag: Tag, step: int) -> Column:
     return ts[fresh], value[fresh]
 
 
-def _last_at(column: Column, grid: NDArray[np.int64], begin: int, oldest: int | None = None) -> Array:
-    """The last value at or before each instant and no older than `oldest`, none from before `begin` (another run)."""
+def _last_at(column: Column, grid: NDArray[np.int64], begin: int | None, oldest: int | None = None) -> Array:
+    """The last value at or before each instant and no older than `oldest`, none from before `begin` (another run) if given."""
     ts, value = column
     index = np.searchsorted(ts, grid, side="right") - 1
     at = ts[np.maximum(index, 0)] if len(ts) else np.zeros(len(grid), np.int64)
-    found = (index >= 0) & (at >= begin) if len(ts) else np.zeros(len(grid), bool)
+    found = (index >= 0) & (begin is None or at >= begin) if len(ts) else np.zeros(len(grid), bool)
     if oldest is not None:
         found &= grid - at <= oldest
     return np.where(found, value[np.maximum(index, 0)] if len(ts) else np.nan, np.nan)

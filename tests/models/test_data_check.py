@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ import pytest
 from historian import Historian
 from homeostat.training import train_plant
 from models.config import ModelConfig, TrainingConfig
+from models.counts import Counts
 from models.data_check import DataReport, Severity, check_runs
 from models.dataset import load_runs
 from models.windows import Run
 from plant.errors import ModelError
-from plant.spec import PlantSpec
+from plant.spec import PlantSpec, Tag
 
 MODEL = ModelConfig(window=3, latent=4, encoder_width=8, predictor_width=8, head_width=8, horizon=4)
 T0 = 1_700_000_000.0
@@ -119,27 +120,66 @@ def test_a_constant_measurement_is_told_and_scaled_by_its_range(spec: PlantSpec,
     assert hint in finding.fix
 
 
+def read(spec: PlantSpec, runs: list[Run]) -> DataReport:
+    """The report on these runs once they went through a history."""
+    counts = Counts()
+    with TemporaryDirectory() as folder, Historian(Path(folder) / "historian.db", spec.name) as store:
+        store.register(spec)
+        for run in runs:
+            times = run.start_s + spec.sample_time_s * np.arange(len(run))
+            columns = [*run.measured.T, *run.dvs.T, *run.applied.T]
+            names = [t.name for t in (*spec.measured, *spec.dvs, *spec.mvs)]
+            constants: Any = () if run.constants is None else run.constants
+            held = {t.name: np.full(len(run), c) for t, c in zip(spec.constants, constants, strict=True)}
+            store.sample_block(dict(zip(names, columns, strict=True)) | held, times)
+            store.add_runs(run.kind, [(float(times[0]), float(times[-1]))])
+        assert store.flush()
+        return check_runs(spec, load_runs(store, spec, counts=counts), MODEL, counts)
+
+
 def test_kelvin_in_a_celsius_tag_names_both(spec: PlantSpec):
-    error = refused(check_runs(spec, changed(runs_of(), "measured", lambda y: y + 273.15), MODEL))
+    error = refused(read(spec, changed(runs_of(), "measured", lambda y: y + 273.15)))
     assert "T reads about 32" in error.what
     assert "0..150 degC" in error.what
     assert "K instead of degC" in error.fix
 
 
 def test_one_run_in_another_unit_is_named(spec: PlantSpec):
-    error = refused(check_runs(spec, changed(runs_of(), "measured", lambda y: 100 * y, slice(3, 4)), MODEL))
+    error = refused(read(spec, changed(runs_of(), "measured", lambda y: 100 * y, slice(3, 4))))
     assert "run at 2023-11-14 23:03:20, tag T" in error.where
     assert "Times 0.01" in error.fix
 
 
-def test_incidents_may_leave_the_range_and_spikes_are_told(spec: PlantSpec):
+def test_a_constant_in_another_unit(spec: PlantSpec):
+    assert "C reads about" in refused(read(spec, changed(runs_of(), "constants", lambda c: 100 * c))).what
+
+
+def test_incidents_may_leave_the_range_and_fill_values_are_told(spec: PlantSpec):
     runs = runs_of()
-    far = [replace(r, kind="incident", measured=r.measured + 300) for r in runs_of(3, seed=1)]
-    assert check_runs(spec, [*runs, *far], MODEL).findings == ()
-    runs[2].measured[5] = 900.0
-    (finding,) = check_runs(spec, runs, MODEL).findings
-    assert finding.severity is Severity.WARNING
-    assert "reads 900" in finding.what
+    far = [replace(r, kind="incident", start_s=r.start_s + 1e5, measured=r.measured + 300) for r in runs_of(3, seed=1)]
+    assert [f.what for f in read(spec, [*runs, *far]).findings] == ["T is missing in 27.3% of the samples"]
+    for run in runs[2:4]:
+        run.measured[5:25] = -9999.0  # most of two runs: still no other unit
+    report = read(spec, runs)
+    report.refuse()
+    assert [f.severity for f in report.findings] == [Severity.WARNING, Severity.NOTE]
+    assert "40 readings of T are none: -9999 at 2023-11-14 22:46:50 is the first" in report.findings[0].what
+
+
+@pytest.mark.parametrize("more", [{"states": {0: "off", 1: "on"}}, {}])
+def test_an_on_off_mv_is_in_no_other_unit(spec: PlantSpec, more: dict[str, Any]):
+    """Levels are told when it stands between them, and a value that is none has no unit to guess."""
+    move = {"limits": (0.0, 1.0), "rate_per_s": 1.0, "safe": 0.0, "levels": (0.0, 1.0)}
+    switch = Tag.model_validate(tag("U", "MV", (0.0, 1.0), 0.0, move=move, **more))
+    onoff = spec.model_copy(update={"tags": tuple(switch if t.name == "U" else t for t in spec.tags)})
+    runs = changed(runs_of(), "applied", lambda u: (u > 40.0).astype(float))
+    assert read(onoff, runs).findings == ()
+    error = refused(read(onoff, changed(runs, "applied", lambda u: 2.0 + 30.0 * u + np.arange(len(u))[:, None])))
+    assert "U reads about" in error.what
+    assert "unit than" not in error.fix
+    if not more:
+        (told,) = read(onoff, changed(runs, "applied", lambda u: np.where(u > 0, 0.6, u))).findings
+        assert "U reads 0.6, which is none of its levels (0, 1)" in told.what
 
 
 def test_gaps_are_masked_and_told(spec: PlantSpec):
@@ -165,12 +205,12 @@ def test_constants(spec: PlantSpec):
     assert "C is 4 degC in every run" in same.findings[0].what
     some = check_runs(spec, changed(runs_of(), "constants", lambda c: np.full_like(c, np.nan), slice(2)), MODEL)
     assert "C is unknown in 2 runs" in some.findings[0].what
-    told = check_runs(spec, runs_of(), MODEL, Counter({("changed within a run", "C"): 3}))
+    told = check_runs(spec, runs_of(), MODEL, Counts({("changed within a run", "C"): 3}))
     assert "changes 3 times" in told.findings[0].what
 
 
 def test_what_was_put_right_while_reading_is_told(spec: PlantSpec):
-    counts = Counter({("doubled", "T"): 3, ("out of order", "U"): 2, ("overlapping", ""): 1, ("doubled", "D"): 0})
+    counts = Counts({("doubled", "T"): 3, ("out of order", "U"): 2, ("overlapping", ""): 1, ("doubled", "D"): 0})
     report = check_runs(spec, runs_of(), MODEL, counts)
     assert [f.severity for f in report.findings] == [Severity.WARNING, Severity.NOTE, Severity.NOTE]
     assert any(f.what == "3 samples of T share their time with a later one" for f in report.findings)
@@ -178,7 +218,7 @@ def test_what_was_put_right_while_reading_is_told(spec: PlantSpec):
 
 def test_the_gravest_comes_first_and_the_others_are_counted(spec: PlantSpec):
     runs = changed(changed(runs_of(), "applied", lambda a: np.full_like(a, 30.0)), "measured", lambda y: y + 273.15)
-    report = check_runs(spec, changed(runs, "dvs", np.zeros_like), MODEL)
+    report = read(spec, changed(runs, "constants", lambda c: np.full_like(c, 4.0)))
     assert [f.severity for f in report.findings] == [Severity.ERROR] * 2 + [Severity.WARNING]
     assert "(and 1 more: U never moved" in refused(report).what
 
@@ -221,7 +261,7 @@ def test_runs_that_overlap_share_no_sample(store: Historian, spec: PlantSpec):
     store.register(spec)
     record(store)
     store.add_runs("recorded", [(T0 + 20.0, T0 + 1010.0)])
-    counts: Counter[tuple[str, str]] = Counter()
+    counts = Counts()
     runs = load_runs(store, spec, counts=counts)
     assert counts["overlapping", ""] == 2
     instants = np.concatenate([r.start_s + 2.0 * np.arange(len(r)) for r in runs])
@@ -236,7 +276,7 @@ def test_the_constant_in_force_is_known_however_long_ago_it_was_stamped(store: H
     store.sample_block({n: rng.uniform(0, 20, 400) for n in ("T", "D", "U")}, times)
     store.add_runs("recorded", [(T0, float(times[-1]))])
     assert store.flush()
-    counts: Counter[tuple[str, str]] = Counter()
+    counts = Counts()
     runs = load_runs(store, spec, counts=counts)
     assert [float(r.constants[0]) for r in runs if r.constants is not None] == [3.0, 3.0, 6.0]
     assert counts["changed within a run", "C"] == 1

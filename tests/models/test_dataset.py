@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from historian import Historian
+from models.counts import Counts
 from models.dataset import load_runs, split_runs
 from models.windows import Run
 from plant.errors import ModelError
@@ -37,7 +38,7 @@ def heater() -> PlantSpec:
         "sample_time_s": STEP,
         "scan_time_s": 0.5,
         "tags": [
-            _tag("T", "CV", (0.0, 150.0), 50.0),
+            _tag("T", "CV", (0.0, 500.0), 50.0),
             _tag("D", "DV", (-20.0, 20.0), 0.0),
             _tag("U", "MV", (0.0, 100.0), 30.0, move={"limits": (0.0, 80.0), "rate_per_s": 5.0, "safe": 0.0}),
             _tag("H", "HIDDEN", (0.0, 150.0), 50.0, node_id=None),
@@ -102,7 +103,7 @@ def test_a_gap_is_missing_and_not_what_was_before_it(store: Historian, heater: P
     np.testing.assert_array_equal(run.dvs[:, 0], [1, 1, 1, 5, 1])
 
 
-def test_a_run_knows_nothing_of_the_one_before(store: Historian, heater: PlantSpec):
+def test_a_run_knows_nothing_of_the_one_before_but_what_holds(store: Historian, heater: PlantSpec):
     record(store, T0, 3)
     store.sample_block({"T": np.array([9.0, 9.5])}, T0 + 100 + STEP * np.array([0, 1]))  # D and U say nothing at first
     store.sample("D", Value(2.0, Quality.GOOD, T0 + 100 + STEP))
@@ -110,7 +111,77 @@ def test_a_run_knows_nothing_of_the_one_before(store: Historian, heater: PlantSp
     assert store.flush()
     second = load_runs(store, heater)[1]
     np.testing.assert_array_equal(second.dvs[:, 0], [np.nan, 2.0])
-    assert np.isnan(second.applied).all()
+    np.testing.assert_array_equal(second.applied[:, 0], [30.0, 30.0])
+
+
+def test_a_move_holds_until_it_changes_from_before_the_first_run_on(store: Historian, heater: PlantSpec):
+    """A history that stores what changes: U was set long before, once within the second run, and never again."""
+    store.sample("U", Value(40.0, Quality.GOOD, T0 - 36_000.0))
+    for k, start in enumerate((T0, T0 + 3000.0, T0 + 9000.0)):
+        store.sample_block({"T": np.arange(4.0), "D": np.full(4, 1.0 + k)}, start + STEP * np.arange(4))
+        store.add_runs("recorded", [(start, start + 3 * STEP)])
+    store.sample("U", Value(55.0, Quality.GOOD, T0 + 3000.0 + 2 * STEP))
+    assert store.flush()
+    runs = load_runs(store, heater)
+    np.testing.assert_array_equal(
+        [r.applied[:, 0] for r in runs], [[40, 40, 40, 40], [40, 40, 55, 55], [55, 55, 55, 55]]
+    )
+
+
+def test_any_tag_stamped_on_change_holds_and_one_of_each_scan_does_not(store: Historian, heater: PlantSpec):
+    on_change = heater.model_copy(
+        update={
+            "tags": tuple(t.model_copy(update={"stamps": "on_change"}) if t.name == "D" else t for t in heater.tags)
+        }
+    )
+    store.sample("U", Value(40.0, Quality.GOOD, T0 - 10.0))
+    store.sample("D", Value(3.0, Quality.GOOD, T0 - 10.0))
+    store.sample_block({"T": np.arange(4.0)}, T0 + STEP * np.arange(4))
+    store.add_runs("recorded", [(T0, T0 + 3 * STEP)])
+    assert store.flush()
+    assert np.isnan(load_runs(store, heater)[0].dvs).all()
+    np.testing.assert_array_equal(load_runs(store, on_change)[0].dvs[:, 0], [3, 3, 3, 3])
+
+
+def test_what_is_scanned_does_not_outlast_a_recorder_that_fell_silent(store: Historian, heater: PlantSpec):
+    """Nothing is stored for 16 samples: T and D are not known then, the set-point is."""
+    times = T0 + STEP * np.r_[0:5, 20:25]
+    store.sample_block({"T": np.arange(10.0), "D": np.ones(10), "U": np.full(10, 30.0)}, times)
+    store.add_runs("recorded", [(T0, T0 + 24 * STEP)])
+    assert store.flush()
+    counts = Counts()
+    (run,) = load_runs(store, heater, counts=counts)
+    np.testing.assert_array_equal(np.isnan(run.measured[:, 0]), (np.arange(25) > 14) & (np.arange(25) < 20))
+    np.testing.assert_array_equal(np.isnan(run.dvs[:, 0]), np.isnan(run.measured[:, 0]))
+    assert np.isfinite(run.applied).all()
+    assert counts["silent", ""] == 1
+
+
+def test_a_fill_value_is_missing_and_a_reading_a_hair_past_the_range_is_not(store: Historian, heater: PlantSpec):
+    """As the runtime judges it: 2 % of the range past its ends is still a reading."""
+    record(store, T0, 8, scans=1)
+    store.sample("T", Value(-9999.0, Quality.GOOD, T0 + 2 * STEP))
+    store.sample("T", Value(-8.0, Quality.GOOD, T0 + 3 * STEP))
+    store.sample("U", Value(32767.0, Quality.GOOD, T0 + 5 * STEP))
+    assert store.flush()
+    counts = Counts()
+    (run,) = load_runs(store, heater, counts=counts)
+    np.testing.assert_array_equal(run.measured[:, 0], [0, 1, np.nan, -8, 4, 5, 6, 7])
+    np.testing.assert_array_equal(run.applied[:, 0], [30, 30, 30, 30, 30, np.nan, 30, 30])
+    assert (counts["out of range", "T"], counts["out of range", "U"]) == (1, 1)
+    assert counts.first["out of range", "T"] == (round((T0 + 2 * STEP) * 1e6), "-9999")
+    raw = store.history(["T"], T0, T0 + 100)["value"].to_list()
+    assert -9999.0 in raw, "the store keeps what was read"
+
+
+def test_a_state_that_is_none_is_missing(store: Historian, heater: PlantSpec):
+    states = {"states": {0: "off", 1: "on", 5: "fault"}}
+    odd = heater.model_copy(
+        update={"tags": tuple(t.model_copy(update=states) if t.name == "T" else t for t in heater.tags)}
+    )
+    record(store, T0, 6, scans=1)
+    (run,) = load_runs(store, odd)
+    np.testing.assert_array_equal(run.measured[:, 0], [0, 1, np.nan, np.nan, np.nan, 5])
 
 
 @pytest.mark.parametrize(("after_s", "missing"), [(0.5, False), (1.0, False), (1.5, True)])
