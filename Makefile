@@ -10,7 +10,7 @@ demo: $(DEMO)/.installed
 	$(DEMO)/bin/homeostat demo $(ARGS)
 
 test: $(TEST)/.installed
-	$(TEST)/bin/python -m pytest $(ARGS)
+	$(TEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .
