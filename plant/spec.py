@@ -419,7 +419,7 @@ def load_spec(plant: str | Path) -> PlantSpec:
     builtin = builtin_plants()
     path = builtin.get(str(plant), Path(plant))
     spec = validate_yaml(PlantSpec, path, hint=f"Built-in plants: {', '.join(builtin)}.")
-    if str(plant) not in builtin:
+    if path not in builtin.values():
         spec._folder = path.resolve().parent
     return spec
 
