@@ -29,6 +29,12 @@ class Clock(Protocol):
         ...
 
 
+def wall_date() -> float:
+    """The date and time of this machine, s since the Unix epoch: what the stamps of a real plant are judged by. It may step;
+    durations are a `Clock`'s."""
+    return time.time()
+
+
 class ScaledClock:
     """Runs `speed` plant seconds to each wall second, from `start` (s since the Unix epoch; default: now)."""
 

@@ -35,6 +35,9 @@ class Variable(StrEnum):
     PREDICTION = "Prediction"  # {"time_s": [..], "tags": {tag: [..]}, "moves": {mv: [..]}}
     ALARMS = "Alarms"  # [{"key", "severity", "message", "since_s", "active", "acknowledged"}]
     PLAN_TIME = "PlanTime"  # plant s since the Unix epoch
+    TAG_STATUS = "TagStatus"  # {tag: ON, HELD, DROPPED, PREDICTED, BAD, AT HIGH or AT LOW}
+    DOUBTS = "Doubts"  # [why the model does not deserve AUTO]; a named person may override these
+    PUBLISHED_AT = "PublishedAt"  # wall s since the Unix epoch: nodes that no longer change with this are old
 
 
 class Method(StrEnum):
@@ -45,6 +48,7 @@ class Method(StrEnum):
     SET_LIMIT = "SetLimit"
     SET_MOVE = "SetMove"
     ACKNOWLEDGE = "Acknowledge"
+    OVERRIDE = "Override"
 
 
 VARIABLE_KINDS: dict[Variable, Kind] = {
@@ -57,6 +61,7 @@ VARIABLE_KINDS: dict[Variable, Kind] = {
             Variable.SURPRISE,
             Variable.JITTER_P99,
             Variable.PLAN_TIME,
+            Variable.PUBLISHED_AT,
         ),
         "Double",
     ),
@@ -70,6 +75,7 @@ METHOD_INPUTS: dict[Method, tuple[tuple[str, Kind], ...]] = {
     Method.SET_LIMIT: (("mv", "String"), ("low", "Double"), ("high", "Double"), ("who", "String")),
     Method.SET_MOVE: (("mv", "String"), ("value", "Double"), ("who", "String")),
     Method.ACKNOWLEDGE: (("key", "String"), ("who", "String")),
+    Method.OVERRIDE: (("who", "String"), ("reason", "String")),
 }
 """Each method's input arguments, in order."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -53,6 +53,10 @@ class AlarmList:
     def __iter__(self):
         """Most severe first, then newest first."""
         return iter(sorted(self._alarms.values(), key=lambda a: (_ORDER.index(a.severity), -a.since_s)))
+
+    def restore(self, alarms: Iterable[Alarm]) -> None:
+        """Alarms of before a restart, as they were; nothing is reported twice."""
+        self._alarms |= {a.key: a for a in alarms}
 
     def active(self, key: str) -> bool:
         return key in self._alarms and self._alarms[key].active

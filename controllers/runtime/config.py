@@ -27,33 +27,42 @@ class QualityConfig(_Strict):
     """When a measurement is no longer believed. All counts are samples.
 
     `bad_samples`, `stale_samples` and `frozen_samples`: how long a fault lasts before a critical tag sheds the loop
-    (`frozen` counts exactly equal readings of a tag that has noise). `stale_after`: the age at which a tag without a
-    `stale_s` of its own is stale. `hold_samples`: how long the last good value stands in for a faulty one.
+    (`frozen` counts exactly equal readings of a tag that has noise). `scan_samples`: reads in a row without anything new from
+    the whole plant. `stale_after`: the age, in samples, at which a tag without a `stale_s` of its own is stale. `hold_samples`:
+    how long the last good value stands in for a faulty one; after that, for `predict_samples`, the model alone says what a
+    tag that is not critical reads, and then it is given up: its target costs nothing, a guardrail on it sheds.
     """
 
     bad_samples: Count = 2
     stale_samples: Count = 1
     frozen_samples: Count = 5
+    scan_samples: Count = 2
     stale_after: Positive = 3.0
     hold_samples: Annotated[int, Field(ge=0)] = 5
+    predict_samples: Annotated[int, Field(ge=0)] = 30
 
 
 class SupervisorConfig(_Strict):
     """What AUTO needs and when it is given up. Counts are consecutive samples unless stated.
 
-    - `fallback`: what SHED means. `regulatory`: the MVs go back to the plant's own loops; `hold`: they stay where they
-      are; `safe`: they go to their `safe` values at their rate limits. The last two are for a plant without local loops.
+    - `fallback`: what SHED means. `regulatory`: the plant is given back. Where no local loop of its own then moves the MVs,
+      they first go, at their rates, where their `move.fallback` says: a set-point that is left half-way is no fallback. That is
+      left out where the cause forbids it (no link, not ours, no trustworthy readings). `moves`: for a plant that nobody else
+      takes, each MV goes where its `move.fallback` says, and we hold it there; `hold` and `safe` say one word for all MVs.
     - `surprise_to_enter`, `surprise_to_shed` with `surprise_samples`: multiples of the surprise's calibrated limit. Above the
       first there is an alarm, too.
     - `readback_tolerance`: share of an MV's limits by which the move in force may miss the one sent.
-    - `recovery_violation`: engineering units. Up to it a RECOVERY plan is executed; above it the safe values are sent
-      instead, and after `recovery_samples` the loop sheds.
+    - `recovery_violation`: in scales of the guardrail that is broken the most (`guardrails[].scale`, by default a hundredth of
+      the tag's range: about what a good instrument cannot tell). Up to it a RECOVERY plan is executed; above it the safe values
+      are sent instead, and after `recovery_samples` the loop sheds.
     - `guardrail_samples`: readings past a guardrail of rank 2 or lower; rank 1 sheds at the first.
     - `limit_ramp`: share of an MV's limits by which an operator limit moves a sample.
-    - `return_to_auto`: `automatic` returns by itself after `return_samples` samples that meet every condition.
+    - `rearm_samples`: samples after which an optional MV whose own loop took it away and came back is moved again.
+    - `return_to_auto`: `automatic` returns by itself after `return_samples` samples that meet every condition, and after a
+      restart too. `operator`: a person decides after every shed and every end that was not orderly.
     """
 
-    fallback: Literal["regulatory", "hold", "safe"] = "regulatory"
+    fallback: Literal["regulatory", "moves", "hold", "safe"] = "regulatory"
     late_plans: Count = 3
     lost_samples: Count = 1
     heartbeat_samples: Count = 2
@@ -62,10 +71,11 @@ class SupervisorConfig(_Strict):
     surprise_samples: Count = 5
     readback_tolerance: Share = 0.02
     readback_samples: Count = 2
-    recovery_violation: Annotated[float, Field(ge=0)] = 3.0
+    recovery_violation: Annotated[float, Field(ge=0)] = 1.0
     recovery_samples: Count = 5
     guardrail_samples: Count = 3
     limit_ramp: Share = 0.05
+    rearm_samples: Count = 2
     return_to_auto: Literal["operator", "automatic"] = "operator"
     return_samples: Count = 10
 
@@ -74,7 +84,10 @@ class LoopConfig(_Strict):
     """Time. A plan is late after `deadline_share` of a sample's wall time, and never later than `deadline_max_s` (wall).
 
     `read_timeout_s`: wall. `reset_after`: lost samples after which the controller forgets its history. `speed_tolerance`:
-    share by which plant time may run faster or slower than the clock, judged over `speed_samples`.
+    share by which plant time may run faster or slower than the clock, judged over `speed_samples`. `clock_step_s`: wall; a
+    plant's clock that jumps against ours by more, and by more than two samples, was set; after that AUTO waits for
+    `settle_samples`. `stall_s`: wall; a controller that stood still for longer holds the plant no more. It is used where the
+    plant has no watchdog, whose patience says the same.
     """
 
     deadline_share: Share = 0.5
@@ -83,6 +96,9 @@ class LoopConfig(_Strict):
     reset_after: Count = 3
     speed_tolerance: Share = 0.25
     speed_samples: Count = 10
+    clock_step_s: Positive = 5.0
+    settle_samples: Count = 10
+    stall_s: Positive = 5.0
 
     def deadline_s(self, sample_time_s: float, speed: float) -> float:
         """Wall seconds a plan may take, for samples of `sample_time_s` plant seconds at `speed` plant seconds a second.

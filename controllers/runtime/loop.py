@@ -5,27 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from controllers.contracts import Array, Controller, Decision, Mode, Observation, Targets
-from controllers.runtime.alarms import Severity
+from controllers.runtime.alarms import Event, Severity
 from controllers.runtime.answer import AnswerCheck
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.figures import Figures
-from controllers.runtime.heartbeat import Heartbeat
+from controllers.runtime.freshness import Freshness, Repeats, Scan
+from controllers.runtime.memory import Memory, remembered, restore
+from controllers.runtime.observed import Cause, Observed
+from controllers.runtime.plant_access import PlantAccess
 from controllers.runtime.plant_time import PlantTime
 from controllers.runtime.quality import InputQuality, Inputs
 from controllers.runtime.records import Recorder, Records
 from controllers.runtime.slow_tags import SlowTags
 from controllers.runtime.solver import Solver
+from controllers.runtime.spoken import KEY, REASON, WHO, plain
 from controllers.runtime.state import ControllerState, margins_of, prediction_of
-from controllers.runtime.supervisor import Cause, Observed, Supervisor
+from controllers.runtime.supervisor import Supervisor
 from controllers.runtime.surprised import Surprised, Watching, surprised
 from controllers.runtime.targets import TargetBoard
 from plant.clock import Clock
-from plant.errors import LinkError
 from plant.link import Link, PlantMode, Sample
 from plant.spec import PlantSpec
 
@@ -42,6 +45,8 @@ class ControlLoop:
     - `historian`: takes events, audits and decisions; None keeps none. Its trouble is an alarm, never a stop.
     - `clock`: plant time schedules the samples, wall time the deadlines.
     - `watch`: says of each sample whether the plant does what its model expects; None watches nothing.
+    - `doubts`: why the model does not deserve AUTO, in words; until a named person sets them aside it is refused.
+    - `memory`: keeps targets, limits, alarms and what became of AUTO over a restart; None forgets. Its owner closes it.
     - `forecast`: plant time (s) -> what is expected of the DVs from the next sample on, as `Observation.forecast` takes it.
 
     Samples are due every `spec.sample_time_s` of plant time. One that is still running when the next is due lets that one
@@ -58,24 +63,25 @@ class ControlLoop:
         clock: Clock,
         forecast: Callable[[float], Array | None] | None = None,
         watch: Watching | None = None,
+        doubts: Sequence[str] = (),
+        memory: Memory | None = None,
     ) -> None:
         self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
         self._recorder = Recorder(spec, historian, self._historian_trouble)
-        self.supervisor = Supervisor(spec, config, self._recorder.event)
+        self.supervisor = Supervisor(spec, config, self._recorder.event, doubts)
         self.targets = TargetBoard(spec, config.preview)
         self.figures = Figures()
         self.changed = asyncio.Event()
-        self._time = PlantTime(clock, spec.sample_time_s, config.loop)
-        self._quality = InputQuality(spec, config.quality)
+        self._time = PlantTime(clock, spec, config.loop)
+        self._repeats = Repeats(spec, config.quality)
+        self._freshness = Freshness(spec, config.quality, self._repeats)
+        self._quality = InputQuality(spec, config.quality, self._repeats)
         self._slow_tags = SlowTags(spec)
-        self._forecast, self._watch = forecast, watch
+        self._forecast, self._watch, self._memory = forecast, watch, memory
         self._surprise: Surprised | None = None
         self._check = AnswerCheck(spec)
         self._solver = Solver(controller)
-        self._heartbeat = Heartbeat(
-            link, spec.regulatory.watchdog, clock, lambda: self.supervisor.holds_plant, self._plant_lost
-        )
-        self._plant_turn = asyncio.Lock()  # one command to the plant at a time: a move never follows a hand-back
+        self._plant = PlantAccess(spec, config.loop, link, clock, self.supervisor, self._time.now_s, self.changed.set)
         self._sample: Sample | None = None
         self._inputs: Inputs | None = None
         self._plan: tuple[float, Decision] | None = None
@@ -87,29 +93,39 @@ class ControlLoop:
     # Life ------------------------------------------------------------------------------------------------------------
 
     async def run(self, start: Mode = Mode.ADVISORY, who: str = "start") -> None:
-        """Run until cancelled, then give the MVs back. `start` AUTO enters it once its conditions are met."""
-        self.supervisor.enter(Mode.OFF if start is Mode.OFF else Mode.ADVISORY, who, "", self._time.now_s())
-        if start is Mode.AUTO:
-            self.supervisor.want_auto(who)
+        """Run until cancelled, then give the MVs back. `start` AUTO enters it once its conditions are met, unless the memory
+        says that it ended in a shed or a crash: then a person decides."""
+        supervisor = self.supervisor
+        kept = self._memory.recall() if self._memory else None
+        supervisor.enter(Mode.OFF if start is Mode.OFF else Mode.ADVISORY, who, "", self._time.now_s())
+        waits = "" if kept is None else restore(kept, supervisor, self.targets)
+        if kept is not None and waits:
+            supervisor.recall(kept.wish, waits, self._time.now_s())
+        if start is Mode.AUTO and (not waits or self.config.supervisor.return_to_auto == "automatic"):
+            supervisor.want_auto(who)
         tasks = [
-            asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
+            asyncio.create_task(self._plant.heartbeat.run(), name="heartbeat"),
             asyncio.create_task(self._recorder.watch(), name="historian watch"),
         ]
         try:
             await self._sample_forever()
         finally:
-            self.supervisor.enter(Mode.OFF, who, "the controller stops", self._time.now_s())
-            await self._give_back()
+            ended = remembered(supervisor, self.targets, self.spec.name)
+            supervisor.enter(Mode.OFF, who, "the controller stops", self._time.now_s())
+            await self._plant.give_back()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._solver.close()
+            if self._memory is not None:
+                self._memory.keep(ended.model_copy(update={"orderly": True}))
 
     async def _sample_forever(self) -> None:
-        due_s, sample_s = self._clock.plant_time(), self.spec.sample_time_s
+        due_s, sample_s, heartbeat = self._clock.plant_time(), self.spec.sample_time_s, self._plant.heartbeat
         while True:
-            self._heartbeat.expect(max(0.0, due_s - self._clock.plant_time()) / self._clock.speed)
+            heartbeat.expect(max(0.0, due_s - self._clock.plant_time()) / self._clock.speed)
             await self._clock.sleep_until(due_s)
+            heartbeat.note()
             if math.isfinite(self._clock.speed):
                 self.figures.jitter_s.append(max(0.0, self._clock.plant_time() - due_s) / self._clock.speed)
             try:
@@ -120,8 +136,9 @@ class ControlLoop:
                 log.exception("the control loop failed")
                 text, now_s = f"internal fault: {type(e).__name__}: {e}", self._time.now_s()
                 self.supervisor.alarms.raise_("internal", Severity.CRITICAL, text, now_s)
-                self.supervisor.shed(Cause.INTERNAL, text, now_s)
-                await self._give_back()
+                self.supervisor.lose(Cause.INTERNAL, text, now_s)
+                await self._plant.give_back()
+            self._keep()
             self.figures.cycles += 1
             self.changed.set()
             due_s += sample_s
@@ -130,19 +147,29 @@ class ControlLoop:
                 due_s += behind * sample_s
 
     async def _cycle(self) -> None:
-        held = self.supervisor.holds_plant
-        sample, error = await self._read()
-        decision, late, defect, status, self._surprise = None, False, "", "", None
+        supervisor, heartbeat = self.supervisor, self._plant.heartbeat
+        held, asked_s = supervisor.holds_plant, self._clock.plant_time()
+        sample, error = await self._plant.read()
+        heartbeat.note()
+        decision, late, defect, status, scan, step = None, False, "", "", Scan(), ""
+        self._surprise = None
         if sample is not None:
-            self._forget_if_lost(self._time.follow(sample.time_s) - 1)
+            followed = self._time.follow(sample.time_s, asked_s)
+            if followed.step_s:
+                step = self._new_segment(followed.step_s)
+            self._forget_if_lost(followed.missing - 1)
+            self._repeats.follow(sample)
+            scan = self._freshness.judge(self._time.standing, self._time.age_s())
             self._sample, self._inputs = sample, self._quality.judge(sample)
-            if self.supervisor.mode is not Mode.OFF:
+            supervisor.look(sample, self._inputs)
+            if supervisor.mode is not Mode.OFF:
                 decision, late, defect = await self._decide(sample, self._inputs)
                 status = str(decision.status[0]) if decision else "LATE" if late else "UNUSABLE"
+                heartbeat.note()
             else:
                 self._lost_samples += 1
         self._plan_status = status
-        action = self.supervisor.step(
+        action = supervisor.step(
             Observed(
                 self._time.now_s() if sample is None else sample.time_s,
                 sample,
@@ -154,73 +181,34 @@ class ControlLoop:
                 self._time.speed_fault(self._link.speed) if sample else "",
                 held,
                 self._surprise,
+                scan.standing,
+                scan.standing if scan.lasting else "",
+                step,
+                self._time.unsettled if sample else "",
             )
         )
         if action.moves:
-            await self._write(action.moves)
-        self._heartbeat.expect(self.config.loop.read_timeout_s)
-        await self._give_back()
+            await self._plant.write(action.moves)
+        heartbeat.expect(self.config.loop.read_timeout_s)
+        await self._plant.give_back()
         if decision is not None and sample is not None:
             self._plan = (sample.time_s, decision)
             self.figures.solve_s.append(decision.solve_time_s)
-            self._recorder.decision(sample.time_s, self.supervisor.mode, decision, self._surprise)
+            self._recorder.decision(sample.time_s, supervisor.mode, decision, self._surprise)
         if action.enter_auto:
-            await self.set_mode(Mode.AUTO, "automatic", "conditions are met")
+            await self.set_mode(Mode.AUTO, supervisor.standing, "conditions are met")
 
-    # Plant -----------------------------------------------------------------------------------------------------------
+    def _new_segment(self, step_s: float) -> str:
+        """The plant's clock was set: what came before is not joined to what comes after."""
+        text = f"the plant's clock was set {abs(step_s):.0f} s {'ahead' if step_s > 0 else 'back'}"
+        self._recorder.event(Event(self._time.now_s(), "clock", Severity.HIGH, text))
+        self._repeats.forget()
+        self._slow_tags.forget()
+        return text
 
-    async def _read(self) -> tuple[Sample | None, str]:
-        timeout_s = self.config.loop.read_timeout_s
-        self._heartbeat.expect(timeout_s)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._link.read(), ""
-        except LinkError as e:
-            return None, str(e)
-        except TimeoutError:
-            return None, f"no answer within {timeout_s:g} s"
-
-    async def _write(self, moves: Mapping[str, float]) -> None:
-        mode = self.supervisor.mode
-        timeout_s = self.config.loop.read_timeout_s
-        self._heartbeat.expect(timeout_s)
-        async with self._plant_turn:
-            if self.supervisor.mode is not mode:  # somebody left it while we waited for our turn
-                return
-            try:
-                async with asyncio.timeout(timeout_s):
-                    receipt = await self._link.write(moves)
-            except (LinkError, TimeoutError) as e:
-                self.supervisor.shed(
-                    Cause.LINK, f"a move could not be written ({e or 'no answer'})", self._time.now_s()
-                )
-                return
-        if self.supervisor.mode is mode:
-            self.supervisor.wrote(receipt, self._time.now_s())
-
-    async def _give_back(self) -> None:
-        """Ask for LOCAL if it is owed. Should the plant not hear it, our heartbeat has stopped and its watchdog will."""
-        if not self.supervisor.owes_plant:
-            return
-        refusal = await self._request(PlantMode.LOCAL)
-        if refusal:
-            log.warning("the plant was not given back: %s", refusal)
-        self.changed.set()
-
-    async def _request(self, mode: PlantMode) -> str:
-        async with self._plant_turn:
-            if mode is PlantMode.LOCAL and not self.supervisor.owes_plant:
-                return ""
-            try:
-                async with asyncio.timeout(self.config.loop.read_timeout_s):
-                    receipt = await self._link.request_mode(mode)
-            except (LinkError, TimeoutError) as e:
-                return str(e) or "the plant did not answer in time"
-        return "; ".join(receipt.rejected.values())
-
-    def _plant_lost(self, reason: str) -> None:
-        self.supervisor.shed(Cause.LINK, f"the plant does not take our heartbeat ({reason})", self._time.now_s())
-        self.changed.set()
+    def _keep(self) -> None:
+        if self._memory is not None:
+            self._memory.keep(remembered(self.supervisor, self.targets, self.spec.name))
 
     # Deciding --------------------------------------------------------------------------------------------------------
 
@@ -236,12 +224,16 @@ class ControlLoop:
             self._surprise = surprised(verdict, [t.name for t in self.spec.measured])
         surprise = None if verdict is None else verdict.score
         observation = Observation(sample.time_s, measured, dvs, applied, constants, ahead, surprise)
+        partial = self.supervisor.partial
+        dropped, given_up = partial.dropped.keys() | partial.unable.keys(), partial.given_up(inputs)
         targets = Targets(
             self.targets.ahead(sample.time_s, self._controller.horizon),
             np.array([limits[t.name][0] for t in self.spec.mvs]),
             np.array([limits[t.name][1] for t in self.spec.mvs]),
+            np.array([t.name in dropped for t in self.spec.mvs]) if dropped else None,
+            np.array([t.tag in given_up for t in self.spec.targets]) if given_up else None,
         )
-        self._heartbeat.expect(self._deadline_s)
+        self._plant.heartbeat.expect(self._deadline_s)
         answer = await self._solver.decide(observation, targets, self._deadline_s)
         if answer.late:
             self.figures.missed_deadlines += 1
@@ -270,33 +262,36 @@ class ControlLoop:
     # The operator ----------------------------------------------------------------------------------------------------
 
     async def set_mode(self, mode: str, who: str, reason: str = "") -> str:
-        """Ask for a mode. Returns '' or why not. Leaving AUTO is never refused."""
+        """Ask for a mode. Returns '' or why not. Leaving AUTO is never refused. AUTO asked for in AUTO takes back what others
+        have moved."""
+        who, reason = plain(who, WHO), plain(reason, REASON)
         before = self.supervisor.mode
         refusal = await self._set_mode(mode, who, reason)
         return self._audited(who, "SetMode", "controller", before, mode, refusal)
 
     async def _set_mode(self, mode: str, who: str, reason: str) -> str:
         if mode not in list(Mode):
-            return f"no mode '{mode}'; modes: {', '.join(Mode)}"
+            return f"no mode '{plain(mode, WHO)}'; modes: {', '.join(Mode)}"
         wanted = Mode(mode)
         self._mode_requests += 1
         this_request = self._mode_requests
         if wanted in (Mode.AUTO, Mode.MANUAL):
             if wanted is self.supervisor.mode:
+                self.supervisor.partial.rearm()
                 return ""
             if blockers := self.supervisor.blockers(wanted):
                 return f"{wanted} is not possible: {'; '.join(blockers)}"
             assert self._sample is not None
-            if self._sample.mode is not None and (refusal := await self._request(PlantMode.REMOTE)):
+            if self._sample.mode is not None and (refusal := await self._plant.request(PlantMode.REMOTE)):
                 return f"the plant does not grant REMOTE: {refusal}"
             if this_request != self._mode_requests:
                 self.supervisor.disown()
-                await self._give_back()
+                await self._plant.give_back()
                 return "another mode was asked for meanwhile"
         elif wanted is Mode.SHED and self.supervisor.mode not in (Mode.AUTO, Mode.MANUAL):
             return f"there is nothing to shed in {self.supervisor.mode}"
         self.supervisor.enter(wanted, who, reason, self._time.now_s())
-        await self._give_back()
+        await self._plant.give_back()
         return ""
 
     def set_target(self, tag: str, value: float, who: str) -> str:
@@ -316,11 +311,21 @@ class ControlLoop:
 
     def acknowledge(self, key: str, who: str) -> str:
         """Acknowledge an alarm. Returns '' or why not."""
-        refusal = self.supervisor.alarms.acknowledge(key, who, self._time.now_s())
+        key = plain(key, KEY)
+        refusal = self.supervisor.alarms.acknowledge(key, plain(who, WHO), self._time.now_s())
         return self._audited(who, "Acknowledge", key, "", "", refusal)
 
+    def override(self, who: str, reason: str) -> str:
+        """Set aside the doubts about the model, in a person's name and for a reason. Returns '' or why not."""
+        who, reason = plain(who, WHO), plain(reason, REASON)
+        doubts = "; ".join(self.supervisor.trust.blockers)
+        return self._audited(who, "Override", "doubts", doubts, reason, self.supervisor.trust.override(who, reason))
+
     def _audited(self, who: str, action: str, target: str, old: object, new: object, refusal: str) -> str:
-        self._recorder.audit(self._time.now_s(), who or "unknown", action, target, old, new, refusal)
+        who, target = plain(who, WHO) or "unknown", plain(target, KEY)
+        new = plain(new, REASON) if isinstance(new, str) else new
+        self._recorder.audit(self._time.now_s(), who, action, target, old, new, refusal)
+        self._keep()
         self.changed.set()
         return refusal
 
@@ -347,7 +352,7 @@ class ControlLoop:
             solve_p99_ms=solve[1],
             jitter_p50_ms=jitter[0],
             jitter_p99_ms=jitter[1],
-            heartbeat=self._heartbeat.counter,
+            heartbeat=self._plant.heartbeat.counter,
             cycles=f.cycles,
             missed_deadlines=f.missed_deadlines,
             overruns=f.overruns,
@@ -356,4 +361,6 @@ class ControlLoop:
             margins=margins_of(self.spec, self._inputs, plan),
             prediction=prediction_of(self.spec, plan, plan_s),
             alarms=tuple(s.alarms),
+            tag_status=s.partial.words(self._inputs, s.clamp.in_force) if self._inputs else {},
+            doubts=s.trust.doubts,
         )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from asyncua import Server, ua
 from controllers.runtime.loop import ControlLoop
 from controllers.runtime.records import without_nan
 from controllers.runtime.state import ControllerState
+from plant.clock import wall_date
 from plant.controller_nodes import (
     CONTROLLER_NAMESPACE,
     CONTROLLER_NODE_ID,
@@ -53,6 +55,7 @@ class ControllerServer:
         self._server: Server | None = None
         self._publisher: asyncio.Task[None] | None = None
         self._shown: dict[Variable, str | float | int] = {}
+        self._trouble = ""
 
     async def __aenter__(self) -> ControllerServer:
         url = urlparse(self.endpoint)
@@ -134,7 +137,8 @@ class ControllerServer:
                 status = ua.StatusCode(ua.StatusCodes.BadInvalidArgument)
                 return ua.CallMethodResult(StatusCode=status, InputArgumentResults=wrong)
             refusal = await self._command(method, [a.Value for a in arguments])
-            await self._publish()
+            # A client that called sees the outcome at once, and a node that cannot be published is not its concern.
+            await self._publish_safely()
             return ua.CallMethodResult(OutputArguments=[ua.Variant(refusal, ua.VariantType.String)])
 
         return called
@@ -152,34 +156,43 @@ class ControllerServer:
                 return loop.set_move(*values)
             case Method.ACKNOWLEDGE:
                 return loop.acknowledge(*values)
+            case Method.OVERRIDE:
+                return loop.override(*values)
 
     async def _publish_forever(self) -> None:
         while True:
             self._loop.changed.clear()
-            try:
-                await self._publish()
-            except Exception:
-                log.exception("the controller's nodes could not be published")
+            await self._publish_safely()
             try:
                 await asyncio.wait_for(self._loop.changed.wait(), self._publish_s)
             except TimeoutError:
                 continue
 
+    async def _publish_safely(self) -> None:
+        """What is shown must never stand in the way of what is done. `PublishedAt` stands still while this fails."""
+        try:
+            await self._publish()
+            self._trouble = ""
+        except Exception as e:
+            if self._trouble != repr(e):  # once, not twice a second
+                log.exception("the controller's nodes could not be published")
+            self._trouble = repr(e)
+
     async def _publish(self) -> None:
-        """Write every variable that changed."""
+        """Write every variable that changed, and `PublishedAt`."""
         assert self._server is not None
-        state = self._loop.state()
-        stamp = to_datetime(state.time_s)
+        state, stamp = self._loop.state(), None
+        with contextlib.suppress(OverflowError, ValueError):  # a plant's clock may stand anywhere
+            stamp = to_datetime(state.time_s)
+        values = {v: x for v, x in node_values(state).items() if self._shown.get(v) != x}
         items = []
-        for variable, value in node_values(state).items():
-            if self._shown.get(variable) != value:
-                self._shown[variable] = value
-                data = ua.DataValue(ua.Variant(value, ua.VariantType[VARIABLE_KINDS[variable]]), SourceTimestamp=stamp)
-                node = ua.NodeId.from_string(controller_node_id(variable))
-                items.append(ua.WriteValue(node, ua.AttributeIds.Value, None, data))
-        if items:
-            for status in await self._server.iserver.isession.write(ua.WriteParameters(NodesToWrite=items)):
-                status.check()
+        for variable, value in {**values, Variable.PUBLISHED_AT: wall_date()}.items():
+            data = ua.DataValue(ua.Variant(value, ua.VariantType[VARIABLE_KINDS[variable]]), SourceTimestamp=stamp)
+            node = ua.NodeId.from_string(controller_node_id(variable))
+            items.append(ua.WriteValue(node, ua.AttributeIds.Value, None, data))
+        for status in await self._server.iserver.isession.write(ua.WriteParameters(NodesToWrite=items)):
+            status.check()
+        self._shown |= values
 
 
 def node_values(state: ControllerState) -> dict[Variable, str | float | int]:
@@ -219,6 +232,8 @@ def node_values(state: ControllerState) -> dict[Variable, str | float | int]:
             ]
         ),
         Variable.PLAN_TIME: state.plan_time_s,
+        Variable.TAG_STATUS: _json(state.tag_status),
+        Variable.DOUBTS: _json(list(state.doubts)),
     }
 
 

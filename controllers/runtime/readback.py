@@ -31,16 +31,19 @@ class ReadbackCheck:
         """Nothing is expected any more."""
         self.sent = {}
 
-    def strays(self, readback: Mapping[str, float], time_s: float) -> str:
-        """MVs that went elsewhere, in words; '' when all obey or nothing was sent."""
+    def slack(self, mv: str) -> float:
+        """The difference that counts as none, in the MV's unit."""
+        return self._tolerance * self._moves[mv].span
+
+    def strays(self, readback: Mapping[str, float], time_s: float) -> dict[str, str]:
+        """MVs that went elsewhere, and how, in words; empty when all obey or nothing was sent."""
         # Two scans: one until the plant takes the move, one until it shows it.
         moving_s = max(0.0, (time_s - self._time_s) * self._reaction - 2 * self._scan_s)
-        found = []
+        found = {}
         for mv, sent in self.sent.items():
-            move, start, now = self._moves[mv], self._start[mv], readback[mv]
-            reach = move.rate_per_s * moving_s
+            start, now, slack = self._start[mv], readback[mv], self.slack(mv)
+            reach = self._moves[mv].reach(moving_s)
             slowest = min(start + reach, sent) if sent > start else max(start - reach, sent)
-            slack = self._tolerance * (move.limits[1] - move.limits[0])
             if not min(slowest, sent) - slack <= now <= max(slowest, sent) + slack:
-                found.append(f"{mv} is {now:.4g} where {sent:.4g} was sent")
-        return "; ".join(found)
+                found[mv] = f"{mv} is {now:.4g} where {sent:.4g} was sent"
+        return found

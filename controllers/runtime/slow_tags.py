@@ -23,6 +23,10 @@ class SlowTags:
     def __bool__(self) -> bool:
         return bool(self._period_s)
 
+    def forget(self) -> None:
+        """Nothing was read before."""
+        self._last.clear()
+
     def seen(self, sample: Sample, inputs: Inputs) -> dict[str, float]:
         """The values of `inputs`, NaN where a slow tag has said nothing new since the sample before."""
         values = dict(inputs.values)

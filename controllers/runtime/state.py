@@ -36,7 +36,8 @@ class Prediction:
 @dataclass(frozen=True)
 class ControllerState:
     """`time_s`, `plan_time_s`: plant time, s since the Unix epoch. `solve_*`, `jitter_*`: wall ms over the last cycles.
-    `surprise`: multiple of its limit, NaN where nothing watches; `blame`: shares of it by tag, the largest first."""
+    `surprise`: multiple of its limit, NaN where nothing watches; `blame`: shares of it by tag, the largest first.
+    `tag_status`: a word for each tag on the endpoint. `doubts`: why the model does not deserve AUTO."""
 
     time_s: float
     mode_target: str
@@ -62,6 +63,8 @@ class ControllerState:
     margins: Mapping[str, Margin]
     prediction: Prediction
     alarms: Sequence[Alarm]
+    tag_status: Mapping[str, str]
+    doubts: Sequence[str]
 
 
 def margins_of(spec: PlantSpec, inputs: Inputs | None, decision: Decision | None) -> dict[str, Margin]:

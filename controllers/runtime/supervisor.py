@@ -3,103 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
 
-from controllers.contracts import Decision, Mode, Status
+from controllers.contracts import Mode, Status
 from controllers.runtime.alarms import AlarmList, Event, Severity
 from controllers.runtime.clamp import MoveClamp
 from controllers.runtime.config import ControllerConfig
+from controllers.runtime.fallback import Fallback
+from controllers.runtime.gate import CRITICAL_RANK, past_guardrails, plan_blockers, plant_blockers, readbacks, said
+from controllers.runtime.observed import NOT_OURS, Action, Cause, Observed
+from controllers.runtime.partial import PartialService
 from controllers.runtime.quality import Inputs
 from controllers.runtime.readback import ReadbackCheck
-from controllers.runtime.surprised import Surprised
+from controllers.runtime.shown import plan_conditions, plant_conditions
+from controllers.runtime.signs import Signs
+from controllers.runtime.trust import Trust
 from plant.link import PlantMode, Receipt, Sample
-from plant.spec import Guardrail, PlantSpec
-
-
-class Cause(StrEnum):
-    """Why AUTO or MANUAL was given up; the value tells the operator what to do before returning."""
-
-    LINK = "restore the connection to the plant"
-    HEARTBEAT = "see why the plant's own scan stands still"
-    LOCAL = "see at the plant why it took the MVs"
-    INPUT = "repair the measurement"
-    GUARDRAIL = "bring the plant back inside its limits"
-    READBACK = "see what holds the MV (an interlock, a stuck actuator, another user)"
-    WRITE = "see why the plant refuses moves"
-    ANSWER = "see the controller's log; its answers must be sound again"
-    LATE = "see what slows the controller down"
-    INFEASIBLE = "wait until a plan exists; check targets and limits"
-    RECOVERY = "wait until plans keep every guardrail; check targets and limits"
-    SURPRISE = "wait until predictions match the plant again, or retrain the model"
-    INTERNAL = "see the controller's log and report the fault"
-    OPERATOR = "nothing else"
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What one sample brought. `sample` and `inputs` are None when the plant did not answer (`link_error` says why).
-    `decision` is None when there is no usable plan; then `late` or `defect` says why, or nothing was asked. `speed_fault`:
-    plant time does not run at the clock's rate. `held`: whether the plant was ours when the sample was read. `surprise`: None
-    where nothing watches."""
-
-    time_s: float
-    sample: Sample | None = None
-    inputs: Inputs | None = None
-    decision: Decision | None = None
-    late: bool = False
-    defect: str = ""
-    link_error: str = ""
-    speed_fault: str = ""
-    held: bool = True
-    surprise: Surprised | None = None
-
-
-@dataclass(frozen=True)
-class Action:
-    """What the loop must do now: `moves` to write (empty: none); `enter_auto`: ask the plant for REMOTE and enter AUTO,
-    because a person's standing wish, or the configuration, allows it."""
-
-    moves: Mapping[str, float] = field(default_factory=dict)
-    enter_auto: bool = False
-
+from plant.spec import PlantSpec
 
 _ACTIVE = (Mode.AUTO, Mode.MANUAL)
-_CRITICAL_RANK = 1  # the guardrails of this rank are never tolerated past their limit
-_MEANING = {
-    "regulatory": "The plant's own loops have the MVs",
-    "hold": "The MVs stay where they are",
-    "safe": "The MVs go to their safe values",
-}
 
 
 class Supervisor:
     """Modes, entry conditions, sheds, and the moves. `report` gets an `Event` for every transition.
 
-    One `step` a sample; `shed`, `enter` and `wrote` in between. `alarms` and `clamp` may be shared for display.
+    For each sample `look`, then `step`; `shed`, `lose`, `enter` and `wrote` in between. `doubts`: what speaks against the model
+    from the start.
     """
 
-    def __init__(self, spec: PlantSpec, config: ControllerConfig, report: Callable[[Event], None]) -> None:
+    def __init__(
+        self, spec: PlantSpec, config: ControllerConfig, report: Callable[[Event], None], doubts: Sequence[str] = ()
+    ) -> None:
         self._spec, self._config, self._report = spec, config.supervisor, report
         self._wire = ReadbackCheck(spec, self._config.readback_tolerance, 1.0 - config.loop.deadline_share)
         self.alarms = AlarmList(report)
         self.clamp = MoveClamp(spec, self._config.limit_ramp)
+        self.partial = PartialService(spec, config.quality, self._config.rearm_samples)
+        self.fallback = Fallback(spec, self._config)
+        self.trust = Trust(doubts)
+        self.signs = Signs(spec, self._config.heartbeat_samples)
         self.mode, self.target, self.reason = Mode.OFF, Mode.OFF, "just started"
-        self.standing = False  # enter AUTO without being asked again
+        self.standing = ""  # who wants AUTO without being asked again; '' nobody
         self._owes = False  # the plant must be given back and has not confirmed it
         self._counts: dict[str, int] = {}
         self._last: Observed | None = None
-        self._beat: float | None = None
-        self._beats_seen = 0
+        self._strayed: dict[str, str] = {}
         self._plan: list[dict[str, float]] = []
         self._by_hand: dict[str, float] = {}
+        self._needs_grant = spec.handshake is not None and spec.handshake.granted is not None
 
     @property
     def holds_plant(self) -> bool:
         """Whether the plant is ours, so that our heartbeat must go on."""
-        fallback_is_ours = self._config.fallback != "regulatory"
-        return self.mode in _ACTIVE or (self.mode is Mode.SHED and fallback_is_ours and not self._owes)
+        return self.mode in _ACTIVE or (self.mode is Mode.SHED and self.fallback.active and not self._owes)
+
+    @property
+    def active(self) -> bool:
+        """Whether moves of the controller, or by hand through it, are sent."""
+        return self.mode in _ACTIVE
 
     @property
     def owes_plant(self) -> bool:
@@ -115,62 +76,63 @@ class Supervisor:
         o = self._last
         if o is None or o.sample is None or o.inputs is None:
             return [f"the plant does not answer: {o.link_error if o else 'nothing read yet'}"]
-        why = [f"the read-back of {mv} is missing" for mv, v in self._readback(o).items() if not math.isfinite(v)]
-        if o.sample.heartbeat is not None and (self._counts.get("heartbeat") or self._beats_seen < 2):
-            why.append("the plant's heartbeat has not been seen to move")
-        if o.sample.mode is PlantMode.REMOTE and not (self.holds_plant or self._owes):
-            why.append("the plant is in REMOTE already: another controller holds it, wait until it lets go")
-        if o.sample.mode is None and self._config.fallback == "regulatory":
-            why.append("the plant has no regulatory layer to shed to: configure supervisor.fallback as hold or safe")
-        if mode is Mode.MANUAL:
-            return why
-        why += [f.text for f in o.inputs.faults if f.critical]
-        why += [text for _, text in self._past_guardrails(o)]
-        why += [o.speed_fault] if o.speed_fault else []
-        d = o.decision
-        if d is None:
-            late = "the last plan was late" if o.late else "there is no plan yet: select ADVISORY first"
-            return [*why, o.defect or late]
-        if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE):
-            why.append(f"the plan is {d.status[0]}{_said(d)}")
-        if o.surprise is not None and o.surprise.score > self._config.surprise_to_enter:
-            why.append(
-                f"the model is surprised ({o.surprise.text}), at most {self._config.surprise_to_enter:g} is allowed"
-            )
-        return why
+        ours = self.holds_plant or self._owes
+        why = plant_blockers(self._spec, self._config, o, self.partial.unable, ours) + self.signs.blockers(o.sample)
+        return why if mode is Mode.MANUAL else [*why, *plan_blockers(self._spec, self._config, o), *self.trust.blockers]
 
     def enter(self, mode: Mode, who: str, reason: str, time_s: float) -> None:
         """Change to a mode whose blockers are gone (for AUTO and MANUAL, after the plant granted REMOTE)."""
         if mode is Mode.SHED:
             return self.shed(Cause.OPERATOR, f"{who} asked for it{f': {reason}' if reason else ''}", time_s)
-        if (self.mode in _ACTIVE and mode not in _ACTIVE) or (self.mode is Mode.SHED and self.holds_plant):
-            self._owes = mode not in _ACTIVE
-        elif mode in _ACTIVE:
+        held, now = self.holds_plant, readbacks(self._spec, self._last) if self._last is not None else {}
+        if mode in _ACTIVE:
             self._owes = False
-        self.target, self.standing = mode, False
-        if mode is Mode.MANUAL and self._last is not None:
-            self._by_hand = self._readback(self._last)
+            if self.mode not in _ACTIVE:
+                self.fallback.enter(now)
+            self.partial.rearm()
+        else:
+            self._owes = self._owes or held
+            self.fallback.leave()
+        self.target, self.standing = mode, ""
+        if mode is Mode.MANUAL:
+            self._by_hand = now
         self._change(mode, f"{who}: {reason}" if reason else f"{who} selected {mode}", Severity.INFO, time_s)
         self.alarms.clear("shed", time_s)
+        self.alarms.clear("restart", time_s)
 
     def shed(self, cause: Cause, text: str, time_s: float) -> None:
         """Give up AUTO or MANUAL now. Elsewhere nothing is held, and nothing happens."""
         if self.mode not in _ACTIVE:
             return
-        self._owes = self._config.fallback == "regulatory"
-        automatic = self._config.return_to_auto == "automatic" and cause is not Cause.OPERATOR
-        self.standing = automatic and self.mode is Mode.AUTO
+        self.fallback.begin(cause, readbacks(self._spec, self._last) if self._last is not None else {})
+        self._owes = not self.fallback.ours and not self.fallback.active and cause is not Cause.OWNER
+        automatic = self._config.return_to_auto == "automatic" and cause not in (
+            Cause.OPERATOR,
+            Cause.OWNER,
+            Cause.STALL,
+        )
+        self.standing = "automatic" if automatic and self.mode is Mode.AUTO else ""
         to_return = "it returns to AUTO by itself" if self.standing else f"select {self.mode}"
-        message = f"Shed from {self.mode}: {text}. {_MEANING[self._config.fallback]}. To return: {cause.value}, then {to_return}."
+        message = f"Shed from {self.mode}: {text}. {self.fallback.meaning}. To return: {cause.value}, then {to_return}."
         self._change(Mode.SHED, message, Severity.CRITICAL, time_s)
         self.alarms.raise_("shed", Severity.CRITICAL, message, time_s)
+
+    def lose(self, cause: Cause, text: str, time_s: float) -> None:
+        """We no longer hold the plant, whatever the mode: nothing more is written before a person says so."""
+        self.shed(cause, text, time_s)
+        if self.mode is Mode.SHED and self.fallback.active and (cause in NOT_OURS or not self.fallback.ours):
+            self.fallback.stop()
+            self._owes = cause is not Cause.OWNER and not self.fallback.ours
+            self._report(Event(time_s, "mode", Severity.HIGH, f"Fallback ended: {text}. {self.fallback.meaning}."))
 
     def _change(self, mode: Mode, reason: str, severity: Severity, time_s: float) -> None:
         self._report(Event(time_s, "mode", severity, f"{self.mode} -> {mode}: {reason}"))
         self.mode, self.reason, self._plan = mode, reason, []
         self._wire.forget()
-        for key in ("late", "recovery", "surprise", "readback", "auto"):
-            self._counts[key] = 0
+        self._strayed = {}
+        for key in self._counts:
+            if key.startswith(("late", "recovery", "surprise", "readback", "auto")):
+                self._counts[key] = 0
 
     def disown(self) -> None:
         """REMOTE was granted, but nobody wants it any more."""
@@ -178,35 +140,53 @@ class Supervisor:
 
     def want_auto(self, who: str) -> None:
         """A person's standing wish: enter AUTO once, as soon as its conditions are met."""
-        self.target, self.standing = Mode.AUTO, True
+        self.target, self.standing = Mode.AUTO, who
         self.reason = f"{who} wants AUTO; waiting for its conditions"
 
+    def recall(self, wish: Mode, why: str, time_s: float) -> None:
+        """After a restart that a person has to look at: the wish of before is shown, and waits."""
+        stood = ", ".join(f"{mv} {value:.5g}" for mv, value in self.fallback.before_auto.items())
+        self.target, self.reason = (
+            wish,
+            f"{why}; AUTO waits for a person{f'. Before AUTO stood {stood}' if stood else ''}",
+        )
+        self.alarms.raise_("restart", Severity.HIGH, self.reason[:1].upper() + self.reason[1:], time_s)
+
     # One sample ------------------------------------------------------------------------------------------------------
+
+    def look(self, sample: Sample, inputs: Inputs) -> None:
+        """Before anything is decided on a sample: which MVs are ours to move."""
+        now = {t.name: inputs.values.get(t.name, math.nan) for t in self._spec.mvs}
+        self._strayed = self._wire.strays(now, sample.time_s)
+        for mv in now:
+            self._count(f"readback:{mv}", mv in self._strayed)
+        self.partial.follow(sample, inputs, self._strayed_for_long())
 
     def step(self, o: Observed) -> Action:
         """Judge a sample, change the mode if it must change, and say what to write."""
         self._last = o
-        if o.sample is not None and o.sample.mode is not PlantMode.REMOTE:
+        if o.sample is not None and (o.sample.mode is not PlantMode.REMOTE or o.sample.owned is False):
             self._owes = False
         self._count_up(o)
         self._show(o)
-        if self.mode in _ACTIVE and (found := self._cause(o)):
+        self.fallback.see(readbacks(self._spec, o))
+        if lost := self._lost_hold(o):
+            self.lose(*lost, o.time_s)
+        elif self.mode in _ACTIVE and (found := self._input_cause(o) or self._plan_cause(o)):
             self.shed(*found, o.time_s)
-        moves: dict[str, float] = {}
-        if o.sample is not None and o.inputs is not None:
-            readback = self._readback(o)
-            self.clamp.ramp(readback)
-            wanted = self._wanted(o) if o.sample.mode is not PlantMode.LOCAL else {}
-            if wanted and all(math.isfinite(v) for v in [*readback.values(), *wanted.values()]):
-                moves = self.clamp.apply(wanted, readback)
-                self._wire.send(moves, readback, o.sample.time_s)
-        return Action(moves, self._may_enter_auto())
+        if self.mode is Mode.SHED and self.fallback.active:
+            self.fallback.advance(readbacks(self._spec, o))
+            self._owes = self._owes or not self.fallback.active
+        return Action({} if lost else self._moves(o), self._may_enter_auto())
 
     def wrote(self, receipt: Receipt, time_s: float) -> None:
-        """What became of the moves: a refusal sheds."""
-        if not receipt.ok:
-            listed = "; ".join(f"{mv}: {why}" for mv, why in receipt.rejected.items())
-            self.shed(Cause.WRITE, f"the plant refused a move ({listed})", time_s)
+        """What became of the moves. A refusal sheds; an optional MV drops out alone while others are taken."""
+        refused = dict(receipt.rejected)
+        if self.mode in _ACTIVE and self.partial.refused(refused, self._wire.sent):
+            return
+        if refused:
+            listed = "; ".join(f"{mv}: {why}" for mv, why in refused.items())
+            self.lose(Cause.WRITE, f"the plant refused a move ({listed})", time_s)
 
     def hand_move(self, mv: str, value: float) -> str:
         """An operator's move in MANUAL, sent with the next sample. Returns '' or why not."""
@@ -215,87 +195,129 @@ class Supervisor:
         limits = self.clamp.asked.get(mv)
         if limits is None:
             return f"{mv} is not an MV; the MVs are {', '.join(self.clamp.asked)}"
+        if why := self.partial.dropped.get(mv):
+            return f"{mv} is not ours to move: {why}"
         if not (math.isfinite(value) and limits[0] <= value <= limits[1]):
             return f"{value:g} is outside the limits [{limits[0]:g}, {limits[1]:g}] of {mv}"
         self._by_hand[mv] = value
         return ""
 
-    def _wanted(self, o: Observed) -> dict[str, float]:
-        """The moves before the clamp."""
-        safe = {t.name: t.move.safe for t in self._spec.mvs if t.move is not None}
-        if self.mode is Mode.MANUAL:
-            return self._by_hand
-        if self.mode is Mode.SHED and self._config.fallback == "safe":
-            return safe
-        if self.mode is not Mode.AUTO:
+    # Moves -----------------------------------------------------------------------------------------------------------
+
+    def _moves(self, o: Observed) -> dict[str, float]:
+        """What is written: nothing unless the plant is ours and the read-backs are known."""
+        if o.sample is None or o.inputs is None:
             return {}
-        if self._counts["readback"]:  # ask once more for the same: a controller that gives in would hide a stuck MV
-            return self._wire.sent
+        now = readbacks(self._spec, o)
+        self.clamp.ramp(now)
+        if o.sample.mode is PlantMode.LOCAL or o.sample.owned is False or (o.sample.mode is None and self._needs_grant):
+            return {}
+        wanted, to_safety = self._wanted(o, now)
+        mine = {mv: v for mv, v in wanted.items() if mv not in self.partial.dropped and mv not in self.partial.unable}
+        if not mine or not all(math.isfinite(v) and math.isfinite(now[mv]) for mv, v in mine.items()):
+            return {}
+        moves = self.clamp.apply(mine, now, to_safety)
+        self._wire.send(moves, now, o.sample.time_s)
+        return moves
+
+    def _wanted(self, o: Observed, now: Mapping[str, float]) -> tuple[Mapping[str, float], bool]:
+        """The moves before the clamp, and whether they are the way to the safe side, which operator limits do not bar."""
+        if self.mode is Mode.MANUAL:
+            return self._by_hand, False
+        if self.mode is Mode.SHED and self.fallback.active:
+            return self.fallback.goals, True
+        if self.mode is not Mode.AUTO:
+            return {}, False
+        if self._strayed.keys() - self.partial.dropped.keys():
+            return self._wire.sent, True  # once more the same: a controller that gives in would hide a stuck MV
         if o.decision is not None:
-            names = [t.name for t in self._spec.mvs]
+            names, status = [t.name for t in self._spec.mvs], o.decision.status[0]
             self._plan = [dict(zip(names, map(float, step), strict=True)) for step in o.decision.plan[0]]
-            fallback = o.decision.status[0] is Status.FALLBACK  # the standby controller's own move
             # A plan that breaks a guardrail by much is no better than what the fallback would do.
-            if self._counts["recovery"] and not fallback:
+            if self._counts["recovery"] and status is not Status.FALLBACK:
                 self._plan = []
-                return safe
-            return self._plan[0]
+                return {t.name: t.move.safe for t in self._spec.mvs if t.move is not None}, True
+            return self._plan[0], status in (Status.RECOVERY, Status.FALLBACK)
         self._plan = self._plan[1:]  # no plan in time: the next move of the last one, then hold
-        return self._plan[0] if self._plan else self._wire.sent or self._readback(o)
+        return self._plan[0] if self._plan else self._wire.sent or now, False
+
+    # Causes ----------------------------------------------------------------------------------------------------------
+
+    def _count(self, key: str, present: bool) -> None:
+        self._counts[key] = self._counts.get(key, 0) + 1 if present else 0
 
     def _count_up(self, o: Observed) -> None:
-        def count(key: str, present: bool) -> None:
-            self._counts[key] = self._counts.get(key, 0) + 1 if present else 0
-
-        count("lost", o.sample is None)
+        self._count("lost", o.sample is None)
+        self.signs.follow(o.sample)
         if o.sample is None:
-            self._beats_seen = 0
             return
-        beat = o.sample.heartbeat
-        count("heartbeat", beat is not None and beat == self._beat)
-        self._beats_seen += beat != self._beat
-        self._beat = beat
-        count("readback", bool(self._strayed(o)))
-        count("late", o.late)
+        if o.surprise is not None:
+            self.trust.watch(cold=not o.surprise.judged)
+        self._count("late", o.late)
         d = o.decision
         broken = d is not None and d.status[0] is Status.RECOVERY and d.violation[0] > self._config.recovery_violation
-        count("recovery", broken or (d is not None and d.status[0] is Status.FALLBACK))
-        count("surprise", o.surprise is not None and o.surprise.score > self._config.surprise_to_shed)
-        past = [g.name for g, _ in self._past_guardrails(o)]
+        self._count("recovery", broken or (d is not None and d.status[0] is Status.FALLBACK))
+        self._count("surprise", o.surprise is not None and o.surprise.score > self._config.surprise_to_shed)
+        past = [g.name for g, _ in past_guardrails(self._spec, o)]
         for g in self._spec.guardrails:
-            count(f"guardrail:{g.name}", g.name in past)
+            self._count(f"guardrail:{g.name}", g.name in past)
 
-    def _cause(self, o: Observed) -> tuple[Cause, str] | None:
-        """The first reason to shed, gravest first; None when there is none."""
-        c, n = self._config, self._counts
-        if n["lost"] >= c.lost_samples:
+    def _lost_hold(self, o: Observed) -> tuple[Cause, str] | None:
+        """Why the plant is not, or not to be taken for, ours any more, gravest first. Asked in SHED too while we hold it."""
+        if not self.holds_plant:
+            return None
+        if self._counts["lost"] >= self._config.lost_samples:
             return Cause.LINK, f"the plant does not answer ({o.link_error})"
+        if o.sample is None:
+            return None
+        if o.held and o.sample.owned is False:
+            return Cause.OWNER, "somebody else holds the plant (handshake.owner)"
+        if o.held and o.sample.mode is PlantMode.LOCAL:
+            return Cause.LOCAL, "the plant went to LOCAL by itself (its watchdog, its power, or somebody there)"
+        if o.held and self.signs.unknown:
+            return Cause.LOCAL, f"{self.signs.unknown} (handshake.granted, handshake.owner)"
+        if self.signs.dead:
+            return Cause.HEARTBEAT, self.signs.still
+        if o.scan:
+            return Cause.SCAN, o.scan
+        return (Cause.CLOCK, o.step) if o.step else None
+
+    def _input_cause(self, o: Observed) -> tuple[Cause, str] | None:
+        """What is wrong with the readings and with what takes our moves."""
         if o.sample is None or o.inputs is None:
             return None
-        if o.sample.mode is PlantMode.LOCAL and o.held:
-            return Cause.LOCAL, "the plant went to LOCAL by itself (its watchdog, its power, or somebody there)"
-        if n["heartbeat"] >= c.heartbeat_samples:
-            return Cause.HEARTBEAT, "the plant's heartbeat stands still"
-        mvs = [t.name for t in self._spec.mvs]
-        lost = [f.text for f in o.inputs.disabling if self.mode is Mode.AUTO or f.tag in mvs]
-        lost += [f"{mv} has no read-back" for mv, v in self._readback(o).items() if not math.isfinite(v)]
+        needed = [t.name for t in self._spec.mvs if t.move is not None and not t.move.optional]
+        lost = [f.text for f in o.inputs.disabling if self.mode is Mode.AUTO or f.tag in needed]
+        now, dropped = readbacks(self._spec, o), self.partial.dropped
+        lost += [f"{mv} has no read-back" for mv, v in now.items() if not math.isfinite(v) and mv not in dropped]
+        if self.mode is Mode.AUTO:
+            # What becomes of a dropped MV must be known, and a guardrail must be seen.
+            lost += [f"{mv} has no read-back" for mv in dropped if not math.isfinite(now[mv])]
+            given_up = self.partial.given_up(o.inputs)
+            lost += [f"{g.tag} can no longer be seen ({g.name})" for g in self._spec.guardrails if g.tag in given_up]
         if lost:
-            return Cause.INPUT, "; ".join(lost)
-        if n["readback"] >= c.readback_samples:
-            return Cause.READBACK, self._strayed(o)
-        return self._plan_cause(o) if self.mode is Mode.AUTO else None
+            return Cause.INPUT, "; ".join(dict.fromkeys(lost))
+        if away := [why for mv, why in self.partial.unable.items() if mv in needed]:
+            return Cause.LOOP, "; ".join(away)
+        if dropped and len(dropped) == len(now):
+            return Cause.LOOP, "every MV has dropped out"
+        if strays := [text for mv, text in self._strayed_for_long().items() if mv in needed]:
+            return Cause.READBACK, "; ".join(strays)
+        return None
 
     def _plan_cause(self, o: Observed) -> tuple[Cause, str] | None:
+        if self.mode is not Mode.AUTO or o.sample is None:
+            return None
         c, n = self._config, self._counts
-        for g, text in self._past_guardrails(o):
-            if g.rank <= _CRITICAL_RANK or n[f"guardrail:{g.name}"] >= c.guardrail_samples:
+        for g, text in past_guardrails(self._spec, o):
+            if g.rank <= CRITICAL_RANK or n[f"guardrail:{g.name}"] >= c.guardrail_samples:
                 return Cause.GUARDRAIL, text
         if o.defect:
             return Cause.ANSWER, o.defect
         if n["late"] >= c.late_plans:
             return Cause.LATE, f"{n['late']} plans in a row were late"
         if o.decision is not None and o.decision.status[0] is Status.INFEASIBLE:
-            return Cause.INFEASIBLE, f"the planner found no answer at all{_said(o.decision)}"
+            return Cause.INFEASIBLE, f"the planner found no answer at all{said(o.decision)}"
         if n["recovery"] >= c.recovery_samples:
             text = f"{n['recovery']} plans in a row broke a guardrail by too much, or were the standby's"
             return Cause.RECOVERY, text
@@ -307,58 +329,19 @@ class Supervisor:
     def _may_enter_auto(self) -> bool:
         if not self.standing or self.mode is Mode.AUTO:
             return False
-        self._counts["auto"] = 0 if self.blockers(Mode.AUTO) else self._counts.get("auto", 0) + 1
+        blockers = self.blockers(Mode.AUTO)
+        if self.mode is not Mode.SHED:
+            self.reason = f"{self.standing} wants AUTO; it waits: {'; '.join(blockers)}"
+        self._count("auto", not blockers)
         return self._counts["auto"] >= (self._config.return_samples if self.mode is Mode.SHED else 1)
 
-    # What is seen ----------------------------------------------------------------------------------------------------
-
-    def _readback(self, o: Observed) -> dict[str, float]:
-        return {t.name: o.inputs.values[t.name] if o.inputs else math.nan for t in self._spec.mvs}
-
-    def _strayed(self, o: Observed) -> str:
-        return self._wire.strays(self._readback(o), o.sample.time_s) if o.sample is not None else ""
-
-    def _past_guardrails(self, o: Observed) -> list[tuple[Guardrail, str]]:
-        found = []
-        for g in self._spec.guardrails:
-            value = o.inputs.values.get(g.tag, math.nan) if o.inputs else math.nan
-            if g.sign * (g.limit - value) < 0:
-                found.append((g, f"{g.tag} is {value:.5g}, past its limit {g.limit:g} ({g.name})"))
-        return found
+    def _strayed_for_long(self) -> dict[str, str]:
+        longest = self._config.readback_samples
+        return {mv: text for mv, text in self._strayed.items() if self._counts[f"readback:{mv}"] >= longest}
 
     def _show(self, o: Observed) -> None:
-        """Alarms for what is wrong now, whatever the mode."""
-
-        def show(key: str, severity: Severity, text: str) -> None:
+        for key, severity, text in (
+            *plant_conditions(self._spec, o, self.partial, self.signs),
+            *plan_conditions(self._config, o, self._strayed, self.trust),
+        ):
             self.alarms.set(key, bool(text), severity, text, o.time_s)
-
-        show("link", Severity.HIGH, f"The plant does not answer: {o.link_error}" if o.sample is None else "")
-        show("speed", Severity.HIGH, o.speed_fault)
-        if o.inputs is None:
-            return
-        show("heartbeat", Severity.HIGH, "The plant's heartbeat stands still" if self._counts["heartbeat"] else "")
-        faults = {f.tag: f for f in o.inputs.faults}
-        for tag in self._spec.online:
-            fault = faults.get(tag.name)
-            grave = Severity.HIGH if fault and fault.critical else Severity.LOW
-            show(f"input:{tag.name}", grave, fault.text if fault else "")
-        past = {g.name: text for g, text in self._past_guardrails(o)}
-        for g in self._spec.guardrails:
-            grave = Severity.CRITICAL if g.rank <= _CRITICAL_RANK else Severity.HIGH
-            show(f"guardrail:{g.name}", grave, past.get(g.name, ""))
-        show("readback", Severity.HIGH, self._strayed(o))
-        show("answer", Severity.HIGH, o.defect)
-        show("late", Severity.MEDIUM, "The plan was late; the last one is followed" if o.late else "")
-        status = o.decision.status[0] if o.decision is not None else None
-        grave = status in (Status.RECOVERY, Status.INFEASIBLE, Status.FALLBACK)
-        worst = f", worst violation {o.decision.violation[0]:.3g}" if o.decision is not None else ""
-        said = _said(o.decision) if o.decision is not None else ""
-        show("plan", Severity.HIGH, f"The plan is {status}{worst}{said}" if grave else "")
-        show("target", Severity.LOW, said.removeprefix(": ") if status in (Status.OPTIMAL, Status.FEASIBLE) else "")
-        high = o.surprise is not None and o.surprise.score > self._config.surprise_to_enter
-        show("surprise", Severity.MEDIUM, o.surprise.text if o.surprise is not None and high else "")
-
-
-def _said(decision: Decision) -> str:
-    """What the controller says about its plan, after a colon; '' where it says nothing."""
-    return f": {decision.why[0]}" if decision.why and decision.why[0] else ""

@@ -27,6 +27,11 @@ class Surprised:
     text: str
     tags: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def judged(self) -> bool:
+        """Whether there was enough history to judge; a score of exactly 0 is none."""
+        return self.score > 0
+
 
 def surprised(verdict: Verdict, tags: Sequence[str]) -> Surprised:
     """The verdict on one plant (1 sample) whose measurements are `tags`."""

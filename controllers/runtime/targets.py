@@ -32,6 +32,11 @@ class TargetBoard:
         """The targets in force: tag -> value."""
         return dict(self._values)
 
+    @property
+    def scheduled(self) -> tuple[tuple[float, str, float], ...]:
+        """Changes to come: (plant time, tag, value)."""
+        return tuple(self._schedule)
+
     def set(self, tag: str, value: float) -> str:
         """A target by hand; changes of it still scheduled stay. Returns '' or why not."""
         if refusal := self._refusal(tag, value):

@@ -37,6 +37,8 @@ _JSON = {
     Variable.MARGINS: "{}",
     Variable.PREDICTION: "{}",
     Variable.ALARMS: "[]",
+    Variable.TAG_STATUS: "{}",
+    Variable.DOUBTS: "[]",
 }
 
 
@@ -73,7 +75,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ControllerSnapshot:
-    """Everything the controller shows, from one batched read."""
+    """Everything the controller shows, from one batched read. `published_s`: when it last published (wall s since the Unix
+    epoch, by the clock of the controller's machine). `doubts`: why its model does not deserve AUTO."""
 
     mode_target: str
     mode_actual: str
@@ -94,6 +97,9 @@ class ControllerSnapshot:
     margins: Mapping[str, Margin]
     prediction: Prediction
     alarms: tuple[ControllerAlarm, ...]
+    tag_status: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    published_s: float = float("nan")
 
 
 class ControllerClient:
@@ -140,6 +146,10 @@ class ControllerClient:
     def acknowledge(self, key: str, who: str) -> str:
         """Acknowledge an alarm."""
         return self._run(self._call(Method.ACKNOWLEDGE, key, who))
+
+    def override(self, who: str, reason: str) -> str:
+        """Set aside the doubts about the model, in a person's name."""
+        return self._run(self._call(Method.OVERRIDE, who, reason))
 
     def close(self) -> None:
         """Disconnect and end the background thread. Safe to call twice."""
@@ -238,6 +248,9 @@ def _parse(values: Mapping[Variable, Any]) -> ControllerSnapshot:
             )
             for a in values[Variable.ALARMS]
         ),
+        tag_status={tag: str(word) for tag, word in values[Variable.TAG_STATUS].items()},
+        doubts=tuple(map(str, values[Variable.DOUBTS])),
+        published_s=values[Variable.PUBLISHED_AT],
     )
 
 

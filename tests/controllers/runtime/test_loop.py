@@ -170,7 +170,7 @@ def bad(v):
     ("tag", "fault", "samples", "text"),
     [
         ("T", bad, 2, "T is bad: BadSensorFailure"),
-        ("T", lambda v: replace(v, value=151.0), 2, "T is out of range"),
+        ("T", lambda v: replace(v, value=154.0), 2, "T is bad: out of range"),
         ("T", lambda v: replace(v, time_s=v.time_s - 100.0), 1, "T is stale"),
         ("T", lambda v: replace(v, value=50.0), 6, "T is frozen at 50"),
         ("U", bad, 2, "U is bad"),

@@ -14,7 +14,7 @@ from controllers.runtime.alarms import AlarmList, Event, Severity
 from controllers.runtime.answer import AnswerCheck
 from controllers.runtime.clamp import MoveClamp
 from controllers.runtime.config import ControllerConfig, LoopConfig, load_config
-from controllers.runtime.plant_time import PlantTime
+from controllers.runtime.plant_time import Followed, PlantTime
 from controllers.runtime.records import without_nan
 from plant.clock import LockStepClock
 from plant.errors import ControlError, SpecError
@@ -95,23 +95,39 @@ def test_an_alarm_that_comes_back_must_be_acknowledged_again():
     ]
 
 
-def test_plant_time_is_followed_on_another_date_and_its_rate_is_judged():
+def test_plant_time_is_followed_on_another_date_and_its_rate_is_judged(make_spec):
     clock = LockStepClock(start=5000.0)
     clock.speed = 1.0
-    time = PlantTime(clock, 10.0, LoopConfig(speed_samples=3))
+    time = PlantTime(clock, make_spec(sample_time_s=10.0), LoopConfig(speed_samples=3, settle_samples=2))
+
+    def follow(time_s: float) -> Followed:
+        return time.follow(time_s, clock.plant_time())
+
     assert math.isnan(time.age_s())
-    assert time.follow(1_000_000.0) == math.inf
+    assert follow(1_000_000.0) == Followed(math.inf)
     for k in range(1, 5):
         clock._now = 5000.0 + 10.0 * k
-        assert time.follow(1_000_000.0 + 10.0 * k) == 1.0
+        assert follow(1_000_000.0 + 10.0 * k) == Followed(1.0)
     assert time.speed_fault(1.0) == ""
     clock._now += 7.0
     assert (time.age_s(), time.now_s()) == (7.0, 1_000_047.0)
-    assert time.follow(1_000_040.0) == 0.0
-    assert time.follow(999_000.0) == math.inf, "time went back"
+    assert follow(1_000_040.0) == Followed(0.0)
+    assert time.standing == 1
+    back = follow(999_000.0)
+    assert back.missing == math.inf
+    assert back.step_s == pytest.approx(-1047.0)
+    assert "settled" in time.unsettled
+    assert time.now_s() == 999_000.0, "the newest received is followed"
     for k in range(1, 5):
         clock._now += 10.0
-        time.follow(999_000.0 + 200.0 * k)
+        assert follow(999_000.0 + 12.0 * k).step_s == 0.0
+    assert time.unsettled == ""
+    clock._now += 3600.0
+    assert follow(999_048.0 + 3600.0) == Followed(360.0), "samples that we missed are no step"
+    time = PlantTime(clock, make_spec(sample_time_s=10.0), LoopConfig(speed_samples=3, clock_step_s=500.0))
+    for k in range(5):
+        clock._now += 10.0
+        follow(999_000.0 + 200.0 * k)
     assert "20.00 times" in time.speed_fault(1.0)
     assert "the plant runs at speed 20" in time.speed_fault(20.0)
 

@@ -1,0 +1,89 @@
+"""Is the plant's scan alive? A server may answer long after its field bus has died; then what it serves is old, whatever the
+stamps say. Three things tell: the plant's own heartbeat (the supervisor's matter), source times that no longer advance, and
+noisy readings that no longer change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from controllers.runtime.config import QualityConfig
+from plant.link import Quality, Sample, Value
+from plant.spec import PlantSpec, Tag
+
+_CHANCE = math.log(1e-6)  # equal readings less likely than this are not chance
+_MUTE = math.log(0.9)  # a tag whose readings are equal more often than this says nothing
+
+
+def log_chance_of_repeat(tag: Tag) -> float:
+    """Logarithm of the chance that two readings of a tag are equal though the plant lives: the density of the difference of two
+    normal errors at 0, times the step of the reading. -inf where the reading has no steps, 0 where the tag has no noise."""
+    if tag.noise == 0:
+        return 0.0
+    return math.log(min(1.0, tag.resolution / (2 * math.sqrt(math.pi) * tag.noise))) if tag.resolution else -math.inf
+
+
+class Repeats:
+    """How often in a row each noisy tag has read exactly the same, and all of them together."""
+
+    def __init__(self, spec: PlantSpec, config: QualityConfig) -> None:
+        chances = {t.name: log_chance_of_repeat(t) for t in spec.online}
+        self._noisy = [t for t in spec.online if chances[t.name] < _MUTE]
+        slow = {t.name: max(1.0, (t.period_s or 0.0) / spec.sample_time_s) for t in self._noisy}
+        self.limits = {
+            t.name: math.ceil(slow[t.name] * max(config.frozen_samples, _CHANCE / chances[t.name])) for t in self._noisy
+        }
+        """Equal readings in a row that make a tag frozen; a tag whose readings repeat by chance has none."""
+        self._chances = {t.name: chances[t.name] for t in self._noisy if slow[t.name] <= 1.0}
+        self._last: dict[str, Value] = {}
+        self.counts = dict.fromkeys(self.limits, 0)
+        self.together = 0
+        """Reads in a row in which every noisy tag read what it had read before."""
+
+    def follow(self, sample: Sample) -> None:
+        """Take note of a sample."""
+        equal, chance = 0, 0.0
+        moved = False
+        for tag in self._noisy:
+            last, value = self._last.get(tag.name), sample.values.get(tag.name)
+            if value is None or value.quality is Quality.BAD:
+                continue
+            self._last[tag.name] = value
+            same = last is not None and value.value == last.value
+            # Without a new stamp a scanned tag has no new reading: it goes stale instead.
+            if last is not None and (value.time_s != last.time_s or not tag.scanned):
+                self.counts[tag.name] = self.counts[tag.name] + 1 if same else 0
+            if tag.name in self._chances:
+                equal, chance, moved = equal + same, chance + self._chances[tag.name], moved or not same
+        # One tag alone may be a coarse one that nobody declared; several are not.
+        self.together = self.together + 1 if equal > 1 and not moved and chance <= _CHANCE else 0
+
+    def forget(self) -> None:
+        """Nothing was read before."""
+        self._last.clear()
+        self.counts, self.together = dict.fromkeys(self.limits, 0), 0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Why the readings of a sample are not new ones ('' when they are), and whether that has lasted."""
+
+    standing: str = ""
+    lasting: bool = False
+
+
+class Freshness:
+    """Judges whether each sample in turn holds new readings."""
+
+    def __init__(self, spec: PlantSpec, config: QualityConfig, repeats: Repeats) -> None:
+        self._limit, self._repeats = config.scan_samples, repeats
+        self._noisy = len(repeats.counts)
+
+    def judge(self, standing: int, age_s: float) -> Scan:
+        """`standing`: samples in a row without a newer source time, the newest of which came `age_s` plant seconds ago."""
+        if standing:
+            return Scan(f"no reading is newer than {age_s:.0f} s, every source time stands", standing >= self._limit)
+        if together := self._repeats.together:
+            text = f"all {self._noisy} noisy readings stand still since {together} reads, their source times run on"
+            return Scan(text, together >= self._limit)
+        return Scan()

@@ -1,0 +1,92 @@
+"""What must be true of the plant before AUTO or MANUAL is entered, and which guardrails it is past."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from controllers.contracts import Decision, Status
+from controllers.runtime.config import SupervisorConfig
+from controllers.runtime.observed import Observed
+from plant.link import PlantMode
+from plant.spec import Guardrail, PlantSpec
+
+CRITICAL_RANK = 1
+"""The guardrails of this rank are never tolerated past their limit."""
+
+
+def said(decision: Decision) -> str:
+    """What the controller says about its plan, after a colon; '' where it says nothing."""
+    return f": {decision.why[0]}" if decision.why and decision.why[0] else ""
+
+
+def readbacks(spec: PlantSpec, o: Observed) -> dict[str, float]:
+    """MV -> move in force, NaN where it is not known."""
+    return {t.name: o.inputs.values.get(t.name, math.nan) if o.inputs else math.nan for t in spec.mvs}
+
+
+def past_guardrails(spec: PlantSpec, o: Observed) -> list[tuple[Guardrail, str]]:
+    """Guardrails whose tag reads past its limit, in words."""
+    found = []
+    for g in spec.guardrails:
+        value = o.inputs.values.get(g.tag, math.nan) if o.inputs else math.nan
+        if g.margin(value) < 0:
+            found.append((g, f"{g.tag} is {value:.5g}, past its limit {g.limit:g} ({g.name})"))
+    return found
+
+
+def handshake_faults(spec: PlantSpec, o: Observed, may_be_ours: bool) -> list[str]:
+    """What does not fit in what the plant says of who holds it."""
+    if o.sample is None:
+        return []
+    shake, why = spec.handshake, []
+    if shake is not None and shake.granted is not None and o.sample.mode is None:
+        why.append("handshake.granted does not say who holds the plant")
+    if shake is not None and shake.alive is not None and o.sample.heartbeat is None:
+        why.append("handshake.alive says nothing that can be used")
+    if o.sample.mode is PlantMode.REMOTE and not may_be_ours:
+        why.append("the plant is in REMOTE already: another controller holds it, wait until it lets go")
+    return why
+
+
+def plant_blockers(
+    spec: PlantSpec, config: SupervisorConfig, o: Observed, unable: Mapping[str, str], may_be_ours: bool
+) -> list[str]:
+    """Why the plant cannot be moved now, by whomever. `unable`: MVs that do not take moves; `may_be_ours`: REMOTE would be
+    because we asked for it."""
+    assert o.sample is not None
+    if not spec.mvs:
+        return ["the plant has no MVs: there is nothing to move"]
+    optional = {t.name for t in spec.mvs if t.move is not None and t.move.optional}
+    now = readbacks(spec, o)
+    why = [f"the read-back of {mv} is missing" for mv, v in now.items() if not math.isfinite(v) and mv not in optional]
+    why += [text for mv, text in unable.items() if mv not in optional]
+    if optional and all(mv in unable or not math.isfinite(v) for mv, v in now.items()):
+        why.append("no MV takes our moves")
+    why += handshake_faults(spec, o, may_be_ours)
+    why += [o.standing] if o.standing else []
+    why += [o.unsettled] if o.unsettled else []
+    if (
+        o.sample.mode is None
+        and config.fallback == "regulatory"
+        and (spec.handshake is None or not spec.handshake.granted)
+    ):
+        why.append("the plant has no regulatory layer to shed to: configure supervisor.fallback as moves, hold or safe")
+    return why
+
+
+def plan_blockers(spec: PlantSpec, config: SupervisorConfig, o: Observed) -> list[str]:
+    """Why AUTO cannot be entered on these inputs with this plan."""
+    assert o.inputs is not None
+    why = [f.text for f in o.inputs.faults if f.critical]
+    why += [text for _, text in past_guardrails(spec, o)]
+    why += [o.speed_fault] if o.speed_fault else []
+    d = o.decision
+    if d is None:
+        late = "the last plan was late" if o.late else "there is no plan yet: select ADVISORY first"
+        return [*why, o.defect or late]
+    if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE):
+        why.append(f"the plan is {d.status[0]}{said(d)}")
+    if o.surprise is not None and o.surprise.score > config.surprise_to_enter:
+        why.append(f"the model is surprised ({o.surprise.text}), at most {config.surprise_to_enter:g} is allowed")
+    return why
