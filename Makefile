@@ -46,6 +46,7 @@ checkpoints: $(DEMO)/.installed
 	$(DEMO)/bin/homeostat train turbofan --data-dir .homeostat/made --out models/library/turbofan
 	$(DEMO)/bin/homeostat excite glucose --lock-step --runs 800 --data-dir .homeostat/made
 	$(DEMO)/bin/homeostat train glucose --data-dir .homeostat/made --out models/library/glucose
+	$(DEMO)/bin/python -m benchmarks.glucose_forecast --out models/library/glucose_forecast
 
 clean:
 	rm -rf $(DEMO) $(TEST) build *.egg-info .pytest_cache .ruff_cache .hypothesis

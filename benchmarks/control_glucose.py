@@ -23,13 +23,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from benchmarks.glucose_data import People, by_guardrail, everybody, later, recorded
+from benchmarks.glucose_data import People, behind_forecast, by_guardrail, everybody, later, recorded
 from benchmarks.report import Report, interval
-from controllers.baselines.clinical import TUNED, BasalBolus, PdGains, PdInsulinFeedback
-from controllers.contracts import Controller
+from controllers.baselines.clinical import BEHIND_GUARDRAIL, TUNED, BasalBolus, PdGains, PdInsulinFeedback
+from controllers.contracts import Controller, Decision, Observation, Targets
 from controllers.evaluation.glucose import live
-from controllers.glucose.guardrail import BEHIND_GUARDRAIL, GlucoseGuardrail, GuardrailConfig
-from controllers.glucose.last_check import AlwaysMost, LastCheck, Limits
+from controllers.glucose.last_check import LastCheck, Limits
 from models.glucose_forecast import Episodes, GlucoseConfig, GlucoseForecast, fit
 from models.rivals.glucose import ArxGlucose, GruGlucose
 from plant.spec import PlantSpec, load_spec
@@ -41,8 +40,8 @@ Array = NDArray[np.float64]
 
 _LEARNED = ("models/glucose_forecast.py", "models/rivals/glucose.py", "benchmarks/glucose_data.py")
 _LIVED = (
-    *_LEARNED, "controllers/glucose/guardrail.py", "controllers/glucose/last_check.py", "controllers/glucose/history.py",
-    "controllers/baselines/clinical.py",
+    *_LEARNED, "controllers/glucose/forecast.py", "controllers/glucose/last_check.py", "controllers/library/glucose.yaml",
+    "controllers/planning/filtered.py", "controllers/planning/quantile_filter.py", "controllers/baselines/clinical.py",
 )  # fmt: skip
 _FOLDER = Path(".homeostat/benchmarks/trained")
 TARGET, BOLUS_TARGET = 110.0, 140.0
@@ -184,9 +183,7 @@ class Bench:
         self, forecast: GlucoseForecast, p: People, hour_known: NDArray[np.bool_], hostile: bool = False
     ) -> LastCheck:
         inner = AlwaysMost(self.spec, len(p)) if hostile else PdInsulinFeedback(self.spec, p.therapy, BEHIND_GUARDRAIL)
-        guard = GlucoseGuardrail(
-            self.spec, forecast, inner, p.therapy.basal_U_per_h, p.weight, GuardrailConfig(), hour_known
-        )
+        guard = behind_forecast(self.spec, forecast, inner, p, hour_known)
         return self.checked(guard, p)
 
     def jepa(self) -> None:
@@ -276,6 +273,22 @@ class Bench:
         self.report.table(
             "glucose: a policy that always asks for the most insulin", ["cohort", "guardrails", *COLUMNS], rows
         )
+
+
+class AlwaysMost:
+    """A hostile policy: all the insulin the pump can give, always."""
+
+    horizon = 1
+
+    def __init__(self, spec: PlantSpec, batch: int, rate_U_per_h: float = 90.0) -> None:
+        self._spec, self._batch, self._rate = spec, batch, rate_U_per_h
+
+    def reset(self) -> None:
+        """It remembers nothing."""
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        """The same rate for everybody."""
+        return Decision.of_moves(self._spec, np.full((self._batch, 1), self._rate), 0.0)
 
 
 def tuned_gains(patients: People) -> PdGains:

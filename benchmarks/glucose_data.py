@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from controllers.baselines.clinical import PdGains, PdInsulinFeedback
 from controllers.contracts import Controller, Observation, Targets
 from controllers.evaluation.closed_loop import limits_of
-from controllers.glucose.guardrail import GlucoseGuardrail, GuardrailConfig
+from controllers.glucose.assembled import insulin_forecast
 from controllers.glucose.last_check import LastCheck, Limits
+from controllers.planning.quantile_filter import QuantileFilter
+from controllers.runtime.config import config_for
 from models.glucose_forecast import (
     DAY,
     GOALS,
@@ -162,12 +164,26 @@ def by_guardrail(forecast: GlucoseForecast) -> Callable[[People, np.random.Gener
         spec, n = load_spec("glucose"), len(patients)
         gains = PdGains(*(rng.uniform(a, b, n) for a, b in ((20.0, 80.0), (0.3, 1.0), (0.1, 0.4), (12.0, 60.0))))
         inner = PdInsulinFeedback(spec, patients.therapy, gains)
-        config = GuardrailConfig(floor_mg_dL=rng.uniform(70.0, 110.0, n), candidates=6)
-        guard = GlucoseGuardrail(spec, forecast, inner, patients.therapy.basal_U_per_h, patients.weight, config)
+        guard = behind_forecast(spec, forecast, inner, patients, True, start=rng.uniform(0.0, 40.0, n))
         limits = Limits(strength=rng.uniform(0.3, 2.0, n), weakest=0.3, rise=0.05, leave_mg_dL=90.0)
         return LastCheck(spec, guard, patients.therapy, limits)
 
     return make
+
+
+def behind_forecast(
+    spec: PlantSpec, forecast: GlucoseForecast, inner: Controller, patients: People, clocked: bool | NDArray[np.bool_],
+    start: Array | None = None,
+) -> QuantileFilter:  # fmt: skip
+    """`inner` behind `forecast` as the controller that comes with the plant has it."""
+    chosen = config_for(spec.name).filter
+    assert chosen is not None
+    assert chosen.back_off is not None
+    rail = next(g for g in spec.guardrails if g.name == chosen.back_off.guardrail)
+    told = {"basal_U_per_h": patients.therapy.basal_U_per_h, "weight_kg": patients.weight}
+    seen = insulin_forecast(spec, forecast, rail, told, len(patients), clocked)
+    step = np.array([chosen.step[t.name] for t in spec.mvs])
+    return QuantileFilter(spec, seen, inner, chosen.back_off, step, start)
 
 
 def _by_chance(rng: np.random.Generator, basal: float, correction: float, glucose: float, slope: float) -> Array:

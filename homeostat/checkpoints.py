@@ -6,7 +6,9 @@ import logging
 from importlib import resources
 from pathlib import Path
 
+from models import forecast_checkpoint
 from models.checkpoint import Checkpoint, load
+from models.forecast_checkpoint import ForecastCheckpoint
 from models.plant_surprise import Watch
 from plant.spec import PlantSpec
 
@@ -28,6 +30,16 @@ def load_checkpoint(spec: PlantSpec, folder: Path | None = None, data_dir: Path 
     checkpoint = load(folder, spec)
     for doubt in checkpoint.doubts:
         log.warning("the model in %s does not deserve AUTO: %s", folder, doubt)
+    return checkpoint
+
+
+def load_forecast(name: str) -> ForecastCheckpoint:
+    """The forecast in the folder `name`, or the one of that name that comes with Homeostat. Raises `ModelError`; why it does not
+    deserve AUTO is logged."""
+    folder = shipped(name) if Path(name).name == name and shipped(name).is_dir() else Path(name)
+    checkpoint = forecast_checkpoint.load(folder)
+    for doubt in checkpoint.doubts:
+        log.warning("the forecast in %s does not deserve AUTO: %s", folder, doubt)
     return checkpoint
 
 

@@ -289,7 +289,7 @@ def control(
     from controllers.runtime.config import config_for
     from homeostat import live
     from homeostat.checkpoints import load_checkpoint, watch_of
-    from homeostat.chosen import controller_of
+    from homeostat.chosen import controller_of, needs_model
 
     spec = _load(plant)
     settings = config_for(spec.name, config)
@@ -301,12 +301,13 @@ def control(
             f"'{mode}' is not a mode to start in; choose off, advisory or auto", param_hint="--mode"
         )
     torch.set_num_threads(1)  # one small plan at a time: a second thread only adds jitter
-    loaded = load_checkpoint(spec, checkpoint, data_dir)
+    loaded = load_checkpoint(spec, checkpoint, data_dir) if needs_model(settings) else None
     controller = controller_of(spec, settings, loaded)
     live.run_until_signal(
         lambda stop: live.control_live(
             spec, stop, config=settings, controller=controller, endpoint=endpoint,
-            historian=historian_path(data_dir, spec), mode=Mode(mode.upper()), watch=watch_of(loaded),
+            historian=historian_path(data_dir, spec), mode=Mode(mode.upper()),
+            watch=watch_of(loaded) if loaded else None,
         )
     )  # fmt: skip
 
@@ -407,7 +408,7 @@ def demo(
 ) -> None:
     """Simulated plant, historian, trained model, closed loop in AUTO and operator page, in one command."""
     from controllers.runtime.config import config_for
-    from homeostat.demo import Demo, speed_of
+    from homeostat.demo import Demo, speed_of, told
     from homeostat.jobs import excite_into, train_into
     from homeostat.train_config import TrainFile
 
@@ -416,7 +417,7 @@ def demo(
             f"'{plant}' is not a built-in plant ({', '.join(builtin_plants())})", param_hint="PLANT"
         )
     spec = _load(plant)
-    settings = config_for(spec.name, config)
+    settings = told(spec, config_for(spec.name, config), seed)
     show = Demo(spec, settings, data_dir, speed or speed_of(spec), seed, plant_port, controller_port, port)
     with show.lock():
         if train_first:

@@ -31,6 +31,9 @@ from historian import Historian
 from plant.errors import ControlError, HomeostatError, LinkError
 from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
 from plant.spec import PlantSpec
+from simulators.drawn import Drawn
+from simulators.plant import SimulatedPlant
+from simulators.scenario import load_scenario
 
 err = Console(stderr=True)
 _START_S = 90.0
@@ -44,6 +47,16 @@ def speed_of(spec: PlantSpec) -> float:
     most = spec.sample_time_s / _DECISION_S
     decade = 10.0 ** math.floor(math.log10(most))
     return next(speed for speed in (5 * decade, 2 * decade, decade) if speed <= most * (1 + 1e-9))
+
+
+def told(spec: PlantSpec, config: ControllerConfig, seed: int) -> ControllerConfig:
+    """`config`, told what is written down of the very plant that `homeostat simulate` draws from `seed` (a patient's basal rate)."""
+    if config.filter is None:
+        return config
+    plant = SimulatedPlant(spec, seed, conditions=Drawn(load_scenario("day", spec)))
+    known = {name: float(value[0]) for name, value in plant.simulator.settings(plant.p).items()}
+    told = config.filter.model_copy(update={"settings": {**config.filter.settings, **known}})
+    return config.model_copy(update={"filter": told})
 
 
 class Demo:

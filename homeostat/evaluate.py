@@ -45,12 +45,12 @@ def makers(spec: PlantSpec, checkpoint: Checkpoint, configs: Sequence[Path], nmp
         raise SpecError("two controller files have one name", ", ".join(map(str, configs)), "Rename one of them.")
 
     def planned(config: ControllerConfig) -> Maker:
-        return lambda batch: controller_of(spec, config, checkpoint, batch)
+        return lambda plant: controller_of(spec, config, checkpoint, plant.batch, plant.simulator.settings(plant.p))
 
     made: dict[str, Maker] = {name: planned(config) for name, config in chosen.items()}
     if nmpc:
-        made["NMPC, true equations"] = lambda batch: true_nmpc(spec, batch)
-    return made | {"moves held": lambda batch: Held(spec)}
+        made["NMPC, true equations"] = lambda plant: true_nmpc(spec, plant.batch)
+    return made | {"moves held": lambda plant: Held(spec)}
 
 
 def run(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from controllers.baselines.standby import Standby
 from controllers.contracts import Mode
+from controllers.planning.filtered import Filter
 from controllers.planning.latent import LatentController
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.loop import ControlLoop
@@ -174,7 +175,7 @@ async def control_live(
     stop: asyncio.Event,
     *,
     config: ControllerConfig,
-    controller: LatentController,
+    controller: LatentController | Filter,
     endpoint: str | None,
     historian: Path | None,
     mode: Mode,

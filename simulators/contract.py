@@ -108,6 +108,11 @@ class Simulator(ABC):
         intervals that fill `duration_s`. `SpecError` for facts it does not know."""
         raise SpecError(f"{type(self).__name__} has no timetable", "scenario: timetable", "Leave it out.")
 
+    def settings(self, p: Array) -> dict[str, Array]:
+        """What is written down of each plant `p` (batch x n_p), and a controller may therefore be told: name -> (batch,). Nothing,
+        usually; a patient's basal rate and weight."""
+        return {}
+
     def sensor(self, output: str, sigma: float) -> Sensor:
         """The sensor of one output, `sigma` its standard deviation in the output's unit."""
         return GaussianSensor(sigma, self.dead_time_s.get(output, 0.0))

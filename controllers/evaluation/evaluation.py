@@ -20,8 +20,8 @@ from simulators.scenario import Scenario
 Array = NDArray[np.float64]
 _SETTLED = 0.2  # of each stretch of one target, at its end: where an offset is looked for
 _BAD = (Status.RECOVERY, Status.INFEASIBLE, Status.FALLBACK)
-Maker = Callable[[int], Controller]
-"""Batch -> a fresh controller."""
+Maker = Callable[[SimulatedPlant], Controller]
+"""The plants a controller is to run -> a fresh one; it may be told of them what is written down, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def evaluate(
             progress(f"{row.name}, seed {seed}")
             plant = SimulatedPlant(spec, seed, runs, Drawn(scenario), noise)
             done = close_loop(
-                make(runs), plant, targets, preview=preview, move_low=low, move_high=high, first_move=plant.moves
+                make(plant), plant, targets, preview=preview, move_low=low, move_high=high, first_move=plant.moves
             )
             row.seeds.append(done)
     return rows

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controllers.contracts import Controller, Decision, Observation, Targets
+from controllers.contracts import Controller, Decision, Observation, Status, Targets
+from controllers.planning.filtered import Filter
 from plant.spec import PlantSpec
 from simulators.glucose.patients import Therapy
 
@@ -61,12 +62,12 @@ class Limits:
     step_U: float = 0.05
 
 
-class LastCheck:
+class LastCheck(Filter):
     """`inner`, its rate cut to the limits. A CGM older than 12 min: the programmed basal at most. It only ever takes away."""
 
     def __init__(self, spec: PlantSpec, inner: Controller, therapy: Therapy, limits: Limits | None = None) -> None:
-        self._spec, self.inner, self._therapy, self.limits = spec, inner, therapy, limits or Limits()
-        self.horizon = inner.horizon
+        self.spec, self.inner, self._therapy, self.limits = spec, inner, therapy, limits or Limits()
+        self.horizon, self.batch = inner.horizon, len(therapy.basal_U_per_h)
         self._cgm = [t.name for t in spec.measured].index("CGM")
         self._minutes = spec.sample_time_s / 60.0
         samples = int(_DURATION_MIN / self._minutes)
@@ -74,8 +75,8 @@ class LastCheck:
         self.reset()
 
     def reset(self) -> None:
-        self.inner.reset()
-        n = len(self._therapy.basal_U_per_h)
+        super().reset()
+        n = self.batch
         self._above = np.zeros((n, len(self._left)))  # U a sample above the basal's, newest last
         self._seen = np.full((n, _SLOPE_SAMPLES), np.nan)
         self._age_s = np.full(n, np.inf)
@@ -84,14 +85,19 @@ class LastCheck:
         self._allowed = np.full(n, np.inf)
         self.strength = np.broadcast_to(np.asarray(self.limits.strength, float), n).copy()
 
-    def decide(self, observation: Observation, targets: Targets) -> Decision:
-        answer = self.inner.decide(observation, targets)
+    def _nearest(self, observation: Observation, targets: Targets, answer: Decision | None, began: float) -> Decision:
         most = self._most(observation.measured[:, self._cgm], observation.applied[:, 0])
+        if answer is None:
+            nothing = Decision.of_moves(self.spec, np.zeros((self.batch, 1)), 0.0)
+            return dataclasses.replace(nothing, status=(Status.INFEASIBLE,) * self.batch)
         step = self.limits.step_U * 60.0 / self._minutes
         asked = np.nan_to_num(answer.moves[:, 0], nan=0.0, posinf=0.0)
         rate = np.where(asked <= most, asked, np.floor(np.minimum(asked, most) / step + 1e-6) * step)
         moves = np.maximum(rate, 0.0)[:, None]
-        return dataclasses.replace(answer, moves=moves, plan=np.concatenate([moves[:, None], answer.plan[:, 1:]], 1))
+        cut = zip(asked, moves[:, 0], strict=True)
+        why = tuple(f"the last check allows {m:.4g} U/h of the {a:.4g} asked for" if m < a else "" for a, m in cut)
+        plan = np.concatenate([moves[:, None], answer.plan[:, 1:]], 1)
+        return dataclasses.replace(answer, moves=moves, plan=plan, why=why)
 
     def _most(self, cgm: Array, applied: Array) -> Array:
         """The highest rate (batch,) that may run until the next sample, U/h."""
@@ -101,10 +107,10 @@ class LastCheck:
         self._full = np.roll(self._full, -1, axis=1)
         self._full[:, -1] = np.nan_to_num(applied) >= _NEARLY * self._allowed
         fresh = np.isfinite(cgm)
-        self._age_s = np.where(fresh, 0.0, self._age_s + self._spec.sample_time_s)
+        self._age_s = np.where(fresh, 0.0, self._age_s + self.spec.sample_time_s)
         now = np.where(fresh, cgm, self._seen[:, -1])
         low = 1.0 * (cgm < 70.0) + 3.0 * (cgm < 54.0)
-        self._calm_s = np.where(now < _NEAR, 0.0, self._calm_s + self._spec.sample_time_s)
+        self._calm_s = np.where(now < _NEAR, 0.0, self._calm_s + self.spec.sample_time_s)
         budget = c.budget * np.where(self._calm_s > _DAY_S, 1.0 + c.calm, 1.0)
         self.strength = np.clip(self.strength * np.exp(c.rise * (low * self._blame() - budget)), c.weakest, c.strongest)
         self._seen = np.roll(self._seen, -1, axis=1)
@@ -131,18 +137,3 @@ class LastCheck:
         dose = np.maximum(self._above[:, -_BLAMED:], 0.0)
         share = (dose * self._full).sum(1) / np.maximum(dose.sum(1), 1e-9)
         return np.clip(share, _LEAST_BLAME, 1.0)
-
-
-class AlwaysMost:
-    """A hostile policy: all the insulin the pump can give, always."""
-
-    horizon = 1
-
-    def __init__(self, spec: PlantSpec, batch: int, rate_U_per_h: float = 90.0) -> None:
-        self._spec, self._batch, self._rate = spec, batch, rate_U_per_h
-
-    def reset(self) -> None:
-        return
-
-    def decide(self, observation: Observation, targets: Targets) -> Decision:
-        return Decision.of_moves(self._spec, np.full((self._batch, 1), self._rate), 0.0)

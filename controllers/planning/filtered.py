@@ -100,7 +100,7 @@ class Filter(ABC):
             energy={**answer.energy, "moved": np.where(known, moved, np.nan)},
             solve_time_s=time.perf_counter() - began,
             why=tuple(
-                mine if status in _GRAVE or not answer.why else its
+                mine if status in _GRAVE or not its else its
                 for status, mine, its in zip(decision.status, decision.why, answer.why or decision.why, strict=True)
             ),
         )  # fmt: skip

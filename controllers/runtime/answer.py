@@ -9,12 +9,12 @@ from plant.spec import PlantSpec
 
 
 class AnswerCheck:
-    """Remembers whether a controller predicts: one that does may never fall silent, one that does not (a PID) may leave
-    predictions and margins NaN throughout."""
+    """Remembers what a controller answers: one that predicts, or has margins, may never fall silent; one that does not may leave
+    them NaN throughout (a PID both; one behind a forecast that speaks of a guardrail alone the predictions)."""
 
     def __init__(self, spec: PlantSpec) -> None:
         self._n_mv, self._n_measured = len(spec.mvs), len(spec.measured)
-        self._predicts = False
+        self._answers = {"predicted": False, "margins": False}
 
     def defect(self, decision: object) -> str:
         """What is wrong with an answer; '' when nothing is."""
@@ -51,9 +51,9 @@ class AnswerCheck:
                 return f"its {name} are not finite"
         if not np.allclose(arrays["plan"][:, 0], arrays["moves"]):
             return "its plan does not begin with its moves"
-        predictions = np.concatenate([arrays["predicted"].ravel(), arrays["margins"].ravel()])
-        finite = np.isfinite(predictions)
-        if not finite.all() and (finite.any() or (self._predicts and not fallback)):
-            return "its predictions are not finite"
-        self._predicts = self._predicts or bool(finite.all() and finite.size)
+        for name, answered in self._answers.items():
+            finite = np.isfinite(arrays[name])
+            if not finite.all() and (finite.any() or (answered and not fallback)):
+                return f"its {'predictions' if name == 'predicted' else name} are not finite"
+            self._answers[name] = answered or bool(finite.all() and finite.size)
         return ""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from controllers.baselines.pid import PidLoop
 from controllers.planning.config import FilterConfig, PlannerConfig
+from controllers.planning.quantile_filter import BackOff
 from plant.controller_nodes import CONTROLLER_ENDPOINT
 from plant.spec import validate_yaml
 
@@ -110,11 +111,13 @@ class LoopConfig(_Strict):
 
 class OtherConfig(_Strict):
     """A controller that is not the planner: `pid` loops, or a `controller` by name: `nmpc` (the simulator's own equations),
-    `min_max` (an engine's), or one from an installed package (entry point in the group `homeostat.controllers`: called with
-    the `PlantSpec`, it answers a `Controller`)."""
+    `min_max` (an engine's), `pd_insulin_feedback` (a patient's; research and education only), or one from an installed package
+    (entry point in the group `homeostat.controllers`: called with the `PlantSpec`, and `settings` as keywords, it answers a
+    `Controller`). `settings`: what is known of this very plant (a patient's basal rate), and gains."""
 
     pid: tuple[PidLoop, ...] = ()
     controller: str = ""
+    settings: dict[str, float] = {}
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -124,8 +127,24 @@ class OtherConfig(_Strict):
 
 
 class FilteredConfig(FilterConfig, OtherConfig):
-    """Another controller in the planner's place, behind its guardrails. Of `planner`, `horizon`, `iterations`, `bias_filter` and
-    `guard` hold for the filter."""
+    """Another controller in the planner's place, behind guardrails: those of the planner's model, whose margins are calibrated; or,
+    with `forecast`, the one guardrail that `back_off` names, whose margin is a quantile that a learned forecast answers.
+
+    With the first, `weights` and `later` say what nearest means, and of `planner`, `horizon`, `iterations`, `bias_filter` and
+    `guard` hold. `forecast` names one that comes with Homeostat, or its folder; moves that it changes are in whole `step`s of
+    an MV from its safe value. `last_check`: limits without any model behind everything else: `insulin`.
+    """
+
+    forecast: str = ""
+    back_off: BackOff | None = None
+    step: dict[str, Positive] = {}
+    last_check: Literal["", "insulin"] = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.forecast) != (self.back_off is not None):
+            raise ValueError("a forecast needs a back_off, and a back_off a forecast")
+        return self
 
 
 class ControllerConfig(_Strict):

@@ -172,6 +172,10 @@ class Glucose(Simulator):
         """Each patient's own basal rate."""
         return basal_U_per_h(check(p))[:, None]
 
+    def settings(self, p: Array) -> dict[str, Array]:
+        """Each patient's basal rate and weight, as a clinic knows them."""
+        return {"basal_U_per_h": basal_U_per_h(check(p)), "weight_kg": p[:, PARAMETERS.index("BW")]}
+
     def sensor(self, output: str, sigma: float) -> Sensor:
         """The CGM for `CGM` (`sigma` 0: a perfect one; else its published error scaled to that deviation)."""
         if output == "CGM":

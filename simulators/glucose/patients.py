@@ -71,11 +71,10 @@ class Therapy:
     correction_mg_dL_per_U: Array
 
     @staticmethod
-    def by_rules(p: Array) -> Therapy:
-        """The 500 and 1800 rules on a total daily dose of which the patient's own basal is 48 %."""
-        basal = basal_U_per_h(p)
-        daily = 24.0 * basal / _BASAL_SHARE
-        return Therapy(basal, daily, 500.0 / daily, 1800.0 / daily)
+    def by_rules(basal_U_per_h: Array) -> Therapy:
+        """The 500 and 1800 rules on a total daily dose of which each patient's basal rate (n,) is 48 %."""
+        daily = 24.0 * basal_U_per_h / _BASAL_SHARE
+        return Therapy(basal_U_per_h, daily, 500.0 / daily, 1800.0 / daily)
 
 
 @dataclass(frozen=True)
@@ -175,4 +174,4 @@ def draw(cohort: Cohort | str, split: Split | str, count: int, seed: int = 0) ->
         good &= (v["kmin"] < v["kmax"]) & (v["d"] < v["b"])
         kept.append(np.stack([np.broadcast_to(v[name], (_BLOCK,)) for name in PARAMETERS], 1)[good])
     p = check(np.concatenate(kept)[:count])
-    return Patients(cohort, split, p, Therapy.by_rules(p))
+    return Patients(cohort, split, p, Therapy.by_rules(basal_U_per_h(p)))

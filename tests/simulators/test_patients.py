@@ -7,7 +7,18 @@ import pytest
 
 from plant.errors import SpecError
 from simulators.glucose import Glucose
-from simulators.glucose.patients import P_RANGE, PARAMETERS, Cohort, Split, Therapy, check, complete, draw, fasting
+from simulators.glucose.patients import (
+    P_RANGE,
+    PARAMETERS,
+    Cohort,
+    Split,
+    Therapy,
+    basal_U_per_h,
+    check,
+    complete,
+    draw,
+    fasting,
+)
 from simulators.namespaces import NumpyNamespace
 
 _FREE = {
@@ -67,7 +78,7 @@ def test_cohorts_differ_as_people_do() -> None:
 
 def test_therapy_rules() -> None:
     patients = draw("child", "held_out", 5)
-    rules = Therapy.by_rules(patients.p)
+    rules = Therapy.by_rules(basal_U_per_h(patients.p))
     np.testing.assert_allclose(rules.daily_U * 0.48, 24.0 * rules.basal_U_per_h)
     np.testing.assert_allclose(rules.ratio_g_per_U * rules.daily_U, 500.0)
     np.testing.assert_allclose(rules.correction_mg_dL_per_U * rules.daily_U, 1800.0)

@@ -7,10 +7,11 @@ import pytest
 
 from controllers.contracts import Observation, Targets
 from controllers.evaluation.glucose import live
-from controllers.glucose.last_check import AlwaysMost, LastCheck, Limits, on_board
+from controllers.glucose.last_check import LastCheck, Limits, on_board
 from plant.spec import load_spec
 from simulators.glucose.meals import Announcing, meals
 from simulators.glucose.patients import Therapy, draw
+from tests.controllers.glucose.hostile import AlwaysMost
 
 _SPEC = load_spec("glucose")
 _THERAPY = Therapy(*(np.array([v]) for v in (1.2, 60.0, 8.0, 30.0)))

@@ -138,6 +138,9 @@ def test_an_answer_may_leave_out_predictions_only_if_it_never_made_any(make_spec
     assert check.defect(answer_with(30.0, **none)) == ""
     assert check.defect(answer_with(30.0)) == ""
     assert "predictions" in check.defect(answer_with(30.0, **none))
+    margins_only = AnswerCheck(make_spec())  # behind a forecast that speaks of a guardrail alone
+    assert margins_only.defect(answer_with(30.0, predicted=none["predicted"])) == ""
+    assert "margins" in margins_only.defect(answer_with(30.0, **none))
     partly = np.full((1, 4, 2), 50.0)
     partly[0, 3, 1] = math.nan
     assert "predictions" in AnswerCheck(make_spec()).defect(answer_with(30.0, predicted=partly))

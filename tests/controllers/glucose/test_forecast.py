@@ -1,4 +1,4 @@
-"""The learned glucose guardrail: it only takes away, more where the forecast is lower, and follows lows; a loop is repeatable."""
+"""The learned forecast of glucose as a quantile forecast: what it says of doses, its history; a dose behind it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from controllers.contracts import Observation, Targets
-from controllers.glucose.guardrail import GlucoseGuardrail, GuardrailConfig, _first_crossing
-from controllers.glucose.history import History
-from controllers.glucose.last_check import AlwaysMost
+from controllers.glucose.forecast import InsulinForecast
+from controllers.planning.quantile_filter import BackOff, QuantileFilter
 from models.glucose_forecast import WINDOW, Episodes, GlucoseConfig, GlucoseForecast, scaled_glucose, scaled_rate
 from plant.spec import load_spec
+from tests.controllers.glucose.hostile import AlwaysMost
 
 _SPEC = load_spec("glucose")
 _BASAL, _WEIGHT = np.array([1.2, 0.8]), np.array([80.0, 50.0])
 _TARGETS = Targets(np.full((2, 1, 1), 110.0), np.array([0.0]), np.array([90.0]))
+_BACK_OFF = BackOff(guardrail="low_glucose", start=30.0, least=-5.0, most=60.0, rise=1.0, budget=0.1)
 
 
 class _Falling(GlucoseForecast):
@@ -29,38 +30,33 @@ class _Falling(GlucoseForecast):
         return level[..., None].expand(-1, rates.shape[1], 1 + len(self.config.quantiles))
 
 
-def _guard(config: GuardrailConfig | None = None) -> GlucoseGuardrail:
-    inner = AlwaysMost(_SPEC, 2, rate_U_per_h=12.0)
-    return GlucoseGuardrail(_SPEC, _Falling(GlucoseConfig()), inner, _BASAL, _WEIGHT, config)
+def _seen(cgm: tuple[float, float], applied: np.ndarray = _BASAL, time_s: float = 0.0) -> Observation:
+    return Observation(time_s, np.stack([cgm, (2.0, 2.0)], 1), np.zeros((2, 1)), applied[:, None])
 
 
-def _ask(guard: GlucoseGuardrail, *cgm: float) -> np.ndarray:
-    observation = Observation(0.0, np.stack([cgm, (2.0, 2.0)], 1), np.zeros((2, 1)), _BASAL[:, None])
-    return guard.decide(observation, _TARGETS).moves[:, 0]
+def _guard() -> QuantileFilter:
+    forecast = InsulinForecast(_SPEC, _Falling(GlucoseConfig()), _BASAL, _WEIGHT, 70.0)
+    return QuantileFilter(_SPEC, forecast, AlwaysMost(_SPEC, 2, rate_U_per_h=12.0), _BACK_OFF, np.array([0.6]))
 
 
-def test_the_largest_dose_that_keeps_the_floor() -> None:
-    rates = _ask(_guard(GuardrailConfig(floor_mg_dL=100.0)), 120.0, 120.0)
+def _ask(guard: QuantileFilter, *cgm: float) -> np.ndarray:
+    return guard.decide(_seen((cgm[0], cgm[1])), _TARGETS).moves[:, 0]
+
+
+def test_the_largest_dose_that_keeps_the_back_off() -> None:
+    rates = _ask(_guard(), 120.0, 120.0)
     # 20 mg/dL of room: a first step (15 min) of two basal rates, so six in the 5 min that are asked about
     np.testing.assert_allclose(rates, 6.0 * _BASAL, atol=0.61)
     assert (rates <= 6.0 * _BASAL + 1e-9).all()
-    np.testing.assert_allclose(_ask(_guard(GuardrailConfig(floor_mg_dL=100.0)), 300.0, 90.0), [12.0, 0.0])
+    np.testing.assert_allclose(_ask(_guard(), 300.0, 90.0), [12.0, 0.0])
 
 
-def test_the_floor_follows_the_lows() -> None:
-    guard = _guard(GuardrailConfig(floor_mg_dL=90.0, rise=1.0, budget=0.1))
+def test_the_back_off_follows_the_lows() -> None:
+    guard = _guard()
     _ask(guard, 120.0, 60.0)
-    np.testing.assert_allclose(guard.floor, [89.9, 90.9])
+    np.testing.assert_allclose(guard.back_off, [29.9, 30.9])
     _ask(guard, 120.0, 50.0)
-    np.testing.assert_allclose(guard.floor, [89.8, 94.8])
-    guard.reset()
-    np.testing.assert_allclose(guard.floor, 90.0)
-
-
-def test_crossing_by_hand() -> None:
-    shares = np.array([0.0, 0.5, 1.0])
-    room = np.array([[3.0, 1.0, -1.0], [-1.0, 2.0, 2.0], [1.0, 1.0, 1.0], [1.0, -1.0, 5.0]])
-    np.testing.assert_allclose(_first_crossing(shares, room), [0.75, 0.0, 1.0, 0.25])
+    np.testing.assert_allclose(guard.back_off, [29.8, 34.8])
 
 
 def test_a_history_starts_at_rest_and_holds_a_missing_reading() -> None:
@@ -71,11 +67,10 @@ def test_a_history_starts_at_rest_and_holds_a_missing_reading() -> None:
             seen.append((cgm, applied, slow, clock, days))
             return cgm
 
-    history = History(_BASAL, _WEIGHT)
-    history.see(np.array([150.0, 100.0]), np.array([9.0, 9.0]))
-    history.see(np.array([np.nan, 110.0]), np.array([2.4, np.nan]))
-    history.encode(_Spy(GlucoseConfig()), 25.0, np.array([True, False]))
-    cgm, applied, slow, clock, days = seen[0]
+    forecast = InsulinForecast(_SPEC, _Spy(GlucoseConfig()), _BASAL, _WEIGHT, 70.0, np.array([True, False]))
+    forecast.see(_seen((150.0, 100.0), np.array([9.0, 9.0])))
+    forecast.see(_seen((np.nan, 110.0), np.array([2.4, np.nan]), 25.0 * 3600))
+    cgm, applied, slow, clock, days = seen[1]
     assert cgm.shape == (2, WINDOW)
     np.testing.assert_allclose(cgm[0], scaled_glucose(np.full(WINDOW, 150.0)), rtol=1e-6)
     assert cgm[1, -1] == pytest.approx(float(scaled_glucose(np.array(110.0))))
