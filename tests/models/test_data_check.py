@@ -9,9 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from historian import Historian
+from historian.parquet import ParquetHistory
 from homeostat.training import train_plant
 from models.config import ModelConfig, TrainingConfig
 from models.counts import Counts
@@ -180,6 +182,39 @@ def test_an_on_off_mv_is_in_no_other_unit(spec: PlantSpec, more: dict[str, Any])
     if not more:
         (told,) = read(onoff, changed(runs, "applied", lambda u: np.where(u > 0, 0.6, u))).findings
         assert "U reads 0.6, which is none of its levels (0, 1)" in told.what
+
+
+def test_texts_of_a_foreign_historian_are_told_and_missing(spec: PlantSpec, tmp_path: Path):
+    """Its export has words where it got no reading, and decimal commas."""
+    rng = np.random.default_rng(0)
+    times = [round((T0 + 2.0 * i) * 1e6) for i in range(120)]
+    values = {
+        "T": rng.normal(50, 5, 120),
+        "D": rng.normal(0, 3, 120),
+        "U": rng.uniform(0, 80, 120),
+        "C": np.full(120, 4),
+    }
+    texts = {name: [f"{v:.2f}".replace(".", ",") for v in column] for name, column in values.items()}
+    texts["T"][7], texts["T"][9] = "Bad Input", "I/O Timeout"
+    (tmp_path / "samples").mkdir()
+    pl.DataFrame({"name": list(texts), "unit": ["degC"] * 4}).write_parquet(tmp_path / "tags.parquet")
+    runs = {"kind": ["recorded"], "start_ts": [times[0]], "end_ts": [times[-1]]}
+    pl.DataFrame(runs).write_parquet(tmp_path / "runs.parquet")
+    for name, column in texts.items():
+        frame = pl.DataFrame({"tag": [name] * 120, "ts": times, "value": column})
+        frame.write_parquet(tmp_path / "samples" / f"{name}.parquet")
+    counts = Counts()
+    loaded = load_runs(ParquetHistory(tmp_path), spec, counts=counts)
+    assert np.isnan(loaded[0].measured[:, 0]).nonzero()[0].tolist() == [7, 9]
+    found = [f for f in check_runs(spec, loaded, MODEL, counts).findings if "no numbers" in f.what]
+    assert "2 samples of T are no numbers: 'Bad Input' at 2023-11-14 22:13:34 is the first" in found[0].what
+    texts["T"] = ["No Data"] * 120
+    pl.DataFrame({"tag": ["T"] * 120, "ts": times, "value": texts["T"]}).write_parquet(tmp_path / "samples/T.parquet")
+    loaded = load_runs(ParquetHistory(tmp_path), spec, counts=(again := Counts()))
+    assert (
+        "no reading in any run is a number, the first is 'No Data'"
+        in refused(check_runs(spec, loaded, MODEL, again)).what
+    )
 
 
 def test_gaps_are_masked_and_told(spec: PlantSpec):
