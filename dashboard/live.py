@@ -10,26 +10,24 @@ import contextlib
 import threading
 from dataclasses import dataclass
 
-from asyncua import ua
-
 from plant.errors import LinkError
 from plant.link import PlantMode
 from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
-from plant.opcua.nodes import Reg, regulatory_node_ids
+from plant.opcua.holding import Holder
+from plant.opcua.nodes import resolve
 from plant.opcua.session import Session
 from plant.spec import PlantSpec
 
 _PERIOD_S = 0.5  # twice the page's own rate, so that what it shows is at most one tick old
 _TIMEOUT_S = 3.0
-_REGULATORY = (Reg.MODE, Reg.HEARTBEAT, Reg.INTERLOCK, Reg.SHED_REASON)
 
 
 @dataclass(frozen=True)
 class PlantState:
-    """What the plant's regulatory layer says; None where a plant has no such node."""
+    """What the plant's handshake says; None where a plant has no such node."""
 
     mode: PlantMode | None = None
-    heartbeat: int | None = None
+    heartbeat: float | None = None
     interlock: bool | None = None
     shed_reason: str = ""
 
@@ -48,7 +46,7 @@ class LiveSource:
         self.plant: PlantState | None = None
         self.plant_error = ""
         self._plant_endpoint = plant_endpoint or spec.endpoint
-        self._nodes = [ua.NodeId.from_string(regulatory_node_ids(spec)[name]) for name in _REGULATORY]
+        self._spec = spec
         self._ended = threading.Event()
         self._fresh = threading.Condition()
         self._threads = [
@@ -90,12 +88,16 @@ class LiveSource:
 
     async def _poll_plant(self) -> None:
         session: Session | None = None
+        holder = Holder(self._spec)
         while not self._ended.is_set():
             try:
                 if session is None:
                     session = await Session.open(self._plant_endpoint, _TIMEOUT_S)
-                answers = await asyncio.wait_for(session.read(self._nodes), _TIMEOUT_S)
-                self.plant, self.plant_error = _plant_state(answers), ""
+                    table = await session.namespaces()
+                    await holder.learn(session, resolve(self._spec.addresses, table, self._plant_endpoint))
+                held = await asyncio.wait_for(holder.look(session), _TIMEOUT_S)
+                self.plant = PlantState(held.mode, held.heartbeat, held.interlock, held.reason)
+                self.plant_error = ""
             except (LinkError, TimeoutError) as e:
                 self.plant, self.plant_error = None, str(e) or f"{self._plant_endpoint}: no answer"
                 if session is not None:
@@ -104,9 +106,3 @@ class LiveSource:
             await asyncio.sleep(_PERIOD_S)
         if session is not None:
             await session.close()
-
-
-def _plant_state(answers: list[ua.DataValue]) -> PlantState:
-    good = [a.Value.Value if a.Value is not None and a.StatusCode.is_good() else None for a in answers]  # type: ignore[union-attr]
-    mode, heartbeat, interlock, reason = good
-    return PlantState(None if mode is None else PlantMode(mode), heartbeat, interlock, reason or "")

@@ -27,6 +27,7 @@ from homeostat.excitation import Excitation
 from models.plant_surprise import Watch
 from plant.clock import Clock, ScaledClock
 from plant.errors import ControlError, LinkError
+from plant.handshake import Handshake
 from plant.link import PlantMode
 from plant.opcua.client import OpcUaLink
 from plant.opcua.server import PlantServer
@@ -64,10 +65,13 @@ async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
 
 @contextlib.asynccontextmanager
 async def _connected(spec: PlantSpec, endpoint: str | None) -> AsyncIterator[tuple[OpcUaLink, Clock]]:
-    """A link to the plant, and a clock that runs at the plant's own speed from its own time."""
-    async with OpcUaLink(spec, ScaledClock(), endpoint) as first:
-        sample = await first.read()
-        clock = ScaledClock(first.speed, sample.time_s)
+    """A link to the plant and a clock: of this machine for a real plant; for one that may be on a date of its own, at its
+    speed and from the time that its samples say."""
+    clock = ScaledClock()
+    if spec.handshake is not None and spec.handshake.own_date:
+        async with OpcUaLink(spec, clock, endpoint) as first:
+            sample = await first.read()
+            clock = ScaledClock(first.speed, sample.time_s)
     async with OpcUaLink(spec, clock, endpoint) as link:
         await link.read()  # from here on the link knows what the plant said of itself
         yield link, clock
@@ -163,7 +167,7 @@ async def _beat(spec: PlantSpec, link: OpcUaLink) -> None:
         counter += 1
         with contextlib.suppress(LinkError):  # the main loop meets the same fault and reports it
             await link.beat(counter)
-        await asyncio.sleep(spec.regulatory.watchdog.heartbeat_s / 2)
+        await asyncio.sleep((spec.handshake or Handshake()).watchdog.period_s / 2)
 
 
 def _as_array(value: float) -> NDArray[np.float64]:

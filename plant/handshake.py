@@ -96,7 +96,7 @@ class NodeOf(_Strict):
 class Handshake(_Strict):
     """Who holds the plant, and how each side knows that the other lives. What a plant does not have is left out. `speed`:
     plant seconds per wall second, 1 for a real plant, or the node that says it. `reason`: a text, why the plant last took the
-    MVs; `scenario`: a text, what a simulated plant lives through."""
+    MVs; `interlock`: true while an interlock holds an MV; `scenario`: a text, what a simulated plant lives through."""
 
     permit: Permit | None = None
     granted: Granted | None = None
@@ -105,6 +105,7 @@ class Handshake(_Strict):
     owner: Owner | None = None
     speed: Positive | NodeOf = 1.0
     reason: NodeOf | None = None
+    interlock: NodeOf | None = None
     scenario: NodeOf | None = None
 
     @model_validator(mode="after")
@@ -112,6 +113,11 @@ class Handshake(_Strict):
         if self.permit is not None and self.granted is None:
             raise ValueError("a permit that is asked for needs `granted`, which says whether it was given")
         return self
+
+    @property
+    def own_date(self) -> bool:
+        """Whether plant time may be on a date of its own: a simulator's may, and a real plant's is wall time."""
+        return isinstance(self.speed, NodeOf) or self.speed != 1.0
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -142,5 +148,6 @@ SIMULATED = Handshake(
     owner=Owner(node=_at("Owner")),
     speed=NodeOf(node=_at("ClockSpeed")),
     reason=NodeOf(node=_at("ShedReason")),
+    interlock=NodeOf(node=_at("Interlock")),
     scenario=NodeOf(node=_at("Scenario")),
 )

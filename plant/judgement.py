@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from plant.link import Quality, Value
 from plant.spec import Tag
 
+EARLIEST_S = 631152000.0
+"""1990: no control system of today was stamping before."""
+
 
 def believable(tag: Tag, values: ArrayLike) -> NDArray[np.bool_]:
     """Which of `values` (any shape, the tag's unit) the instrument can have read: finite, past the range by no more than
@@ -27,9 +30,12 @@ def believable(tag: Tag, values: ArrayLike) -> NDArray[np.bool_]:
     return good & np.isin(read, list(tag.states)) if tag.states else good
 
 
-def impossible(time_s: float, now_s: float, window_s: float) -> str:
-    """Why a source time (plant time, s) cannot be one at `now_s`; '' where it can."""
+def impossible(time_s: float, now_s: float, window_s: float, scanned: bool = True) -> str:
+    """Why a source time (plant time, s) cannot be one at `now_s`; '' where it can. What is not `scanned` may have rested for
+    years: a set-point is stamped when it was last changed (OPC UA Part 4, 7.11.3)."""
     if abs(time_s - now_s) <= window_s:  # false for NaN
+        return ""
+    if not scanned and EARLIEST_S <= time_s <= now_s:
         return ""
     try:
         shown = f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S}"
@@ -41,7 +47,7 @@ def impossible(time_s: float, now_s: float, window_s: float) -> str:
 def judged(tag: Tag, value: Value, now_s: float, window_s: float) -> Value:
     """`value` as far as it may be believed at plant time `now_s`: Bad with the reason where it may not. A source time further
     than `window_s` from now is replaced by `now_s`, so that no arithmetic ever meets 1601."""
-    if why := impossible(value.time_s, now_s, window_s):
+    if why := impossible(value.time_s, now_s, window_s, tag.scanned):
         value = replace(value, time_s=now_s, quality=Quality.BAD, reason=value.reason or why)
     if value.quality is Quality.BAD:
         return value

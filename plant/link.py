@@ -43,7 +43,10 @@ class Sample:
     `time_s` is its plant time: what most of the tags stamped at each scan say, else when it was received. The rest comes from
     the plant's handshake: `mode` whether the MVs are granted to us, `heartbeat` the plant's sign of life, which stands still
     when the plant does, `owned` whether the lease is ours; each None where the plant has no such thing or does not say it.
-    `loops`: for each MV with a mode of its own, whether its loop takes our moves. `received_s`: wall time of the answer.
+    `loops`: for each MV with a mode of its own, whether its loop takes our moves. `received_s`: wall time of the answer, by
+    the clock's `wall_time`. `reason`: why the plant last took the MVs, `interlock` whether one holds an MV, where it says so.
+    `faults`: what of the handshake is not as the plant file says, a line each that begins with the field; nobody goes to AUTO
+    on such a plant, and what lasts longer than a sample means that the plant is not ours.
     """
 
     time_s: float
@@ -53,6 +56,9 @@ class Sample:
     owned: bool | None = None
     loops: Mapping[str, bool] = field(default_factory=dict)
     received_s: float = math.nan
+    reason: str = ""
+    interlock: bool | None = None
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,11 @@ class Link(Protocol):
         ...
 
     async def request_mode(self, mode: PlantMode) -> Receipt:
-        """Ask the regulatory layer for REMOTE (take the MVs) or LOCAL (give them back)."""
+        """Ask the plant for REMOTE (take the MVs) or LOCAL (give them back; what is not ours stays whose it is)."""
         ...
 
     async def beat(self, counter: int) -> None:
-        """Write the controller's heartbeat; the regulatory layer sheds to LOCAL when it stops."""
+        """Show the plant that we live, in the form its watchdog wants; the plant takes the MVs when it stops."""
         ...
 
     def subscribe(self) -> AsyncIterator[Mapping[str, Value]]:

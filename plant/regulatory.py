@@ -2,6 +2,10 @@
 
 It works when everything above it is dead. No I/O and no clock inside: plant time steps and wall time are arguments. A
 leading batch dimension lets lock-step recording run many plants through one layer; mode and watchdog are one for all.
+
+REMOTE is a lease of the holder that asked for it: whoever else beats, moves or asks for a mode is refused, with the holder
+named, until the holder gives it back, is lost (`watch`, `lost`) or the operator at the plant takes it (`take_local`). A
+controller that was paused and wakes up can therefore neither move the plant of its successor nor take it from it.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plant.errors import SpecError
+from plant.handshake import Handshake
 from plant.link import PlantMode
 from plant.spec import PlantSpec
 
@@ -27,6 +32,7 @@ class Refusal(StrEnum):
     OUT_OF_LIMITS = "outside its limits"
     LOCAL = "the plant is in LOCAL; request REMOTE first"
     INTERLOCK = "an interlock holds it"
+    HELD = "another session holds the plant"
 
 
 class RegulatoryLayer:
@@ -72,7 +78,9 @@ class RegulatoryLayer:
 
         self._tripped = np.zeros((batch, len(spec.regulatory.interlocks)), dtype=bool)
         self._mode = PlantMode.LOCAL
+        self._holder = ""
         self._shed_reason = ""
+        self._watchdog = (spec.handshake or Handshake()).watchdog
         self._beat_counter: int | None = None
         self._beat_wall_s = 0.0
 
@@ -95,41 +103,61 @@ class RegulatoryLayer:
         """Why the layer last took the MVs from the remote controller; '' once it was asked to give or take them."""
         return self._shed_reason
 
-    def request_mode(self, mode: PlantMode | int, wall_s: float) -> str:
-        """Go to LOCAL (never refused) or REMOTE. Returns '' or why not. `wall_s`: monotonic wall time, s."""
+    @property
+    def holder(self) -> str:
+        """Who holds REMOTE; '' in LOCAL."""
+        return self._holder if self._mode is PlantMode.REMOTE else ""
+
+    def request_mode(self, mode: PlantMode | int, wall_s: float, who: str = "") -> str:
+        """`who` asks for REMOTE, or gives it back with LOCAL. Returns '' or why not. `wall_s`: monotonic wall time, s."""
         try:
             wanted = PlantMode(mode)
         except ValueError:
             return f"unknown mode {mode}; 0 is LOCAL, 1 is REMOTE"
+        if self._mode is PlantMode.REMOTE and who != self._holder:
+            return f"held by {self._holder}; it or the operator at the plant must give it back first"
         if wanted is PlantMode.REMOTE and self._mode is PlantMode.LOCAL:
             if active := self._active_tags():
                 return f"interlock active on {', '.join(active)}; wait until it has reset"
             self._remote = self._outputs.copy()
-            self._beat_wall_s = wall_s
-        self._mode = wanted
+            self._beat_counter, self._beat_wall_s = None, wall_s
+        self._mode, self._holder = wanted, who
         self._shed_reason = ""
         return ""
 
-    def beat(self, counter: int, wall_s: float) -> None:
-        """The controller's heartbeat. Only a change of the counter counts."""
+    def take_local(self, why: str) -> None:
+        """The operator at the plant takes the MVs, whoever holds them. Never refused; `why` is what the holder reads."""
+        if self._mode is PlantMode.REMOTE:
+            self._mode, self._shed_reason = PlantMode.LOCAL, why
+
+    def lost(self, who: str) -> bool:
+        """`who` is gone for good. True when this call took the MVs from it."""
+        if self._mode is not PlantMode.REMOTE or who != self._holder:
+            return False
+        self.take_local(f"the session of {who} ended")
+        return True
+
+    def beat(self, counter: int, wall_s: float, who: str = "") -> bool:
+        """The holder's heartbeat; False from anybody else. Only a change of the counter counts."""
+        if self._mode is not PlantMode.REMOTE or who != self._holder:
+            return False
         if counter != self._beat_counter:
             self._beat_counter, self._beat_wall_s = counter, wall_s
+        return True
 
     def watch(self, wall_s: float) -> bool:
         """Shed to LOCAL if the controller's heartbeat has stood still too long. True when this call shed.
 
         Every scan watches too; a server whose scans are slower than the heartbeat calls this in between.
         """
-        dog = self._spec.regulatory.watchdog
         silent = wall_s - self._beat_wall_s
-        if self._mode is not PlantMode.REMOTE or silent < dog.misses * dog.heartbeat_s:
+        if self._watchdog.form == "none" or self._mode is not PlantMode.REMOTE or silent < self._watchdog.patience_s:
             return False
-        self._mode = PlantMode.LOCAL
-        self._shed_reason = f"controller heartbeat lost for {silent:.1f} s"
+        self.take_local(f"controller heartbeat lost for {silent:.1f} s")
         return True
 
-    def refusal(self, name: str, value: float | Array) -> tuple[Refusal, str] | None:
-        """Why a remote move would be refused now, with the sentence to show; None if it would be taken."""
+    def refusal(self, name: str, value: float | Array, who: str = "") -> tuple[Refusal, str] | None:
+        """Why a remote move of `who` would be refused now, with the sentence to show; None if it would be taken."""
         if name not in self._mvs:
             return Refusal.UNKNOWN, f"{name} is not an MV; the MVs are {', '.join(self._mvs)}"
         i = self._mvs.index(name)
@@ -139,18 +167,20 @@ class RegulatoryLayer:
             return Refusal.OUT_OF_LIMITS, f"{name}: {Refusal.OUT_OF_LIMITS} [{self._low[i]:g}, {self._high[i]:g}]"
         if self._mode is PlantMode.LOCAL:
             return Refusal.LOCAL, f"{name}: {Refusal.LOCAL}"
+        if who != self._holder:
+            return Refusal.HELD, f"{name}: {Refusal.HELD}: {self._holder}"
         if np.all(self._forced()[0][:, i]):
             return Refusal.INTERLOCK, f"{name}: {Refusal.INTERLOCK} ({', '.join(self._active_tags())})"
         return None
 
-    def write(self, moves: Mapping[str, float | Array]) -> dict[str, str]:
-        """Remote moves, MV -> value or (batch,), in force from the next scan. Returns those refused, with reasons.
+    def write(self, moves: Mapping[str, float | Array], who: str = "") -> dict[str, str]:
+        """Remote moves of `who`, MV -> value or (batch,), in force from the next scan. Returns those refused, with reasons.
 
         A member whose MV is held by an interlock ignores the move and waits for a new one after the reset.
         """
         rejected: dict[str, str] = {}
         for name, value in moves.items():
-            if why := self.refusal(name, value):
+            if why := self.refusal(name, value, who):
                 rejected[name] = why[1]
             else:
                 self._remote[:, self._mvs.index(name)] = value

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from plant.errors import SpecError
 from plant.handshake import Handshake, Plain, simulated
+from plant.node_ids import NodeAddress, parse_node_id
 
 
 class Role(StrEnum):
@@ -264,19 +265,11 @@ class Interlock(_Strict):
     moves: dict[str, float]
 
 
-class Watchdog(_Strict):
-    """Wall-clock heartbeat of the controller: `misses` periods without a change put the plant in local control."""
-
-    heartbeat_s: Annotated[float, Field(gt=0)] = 1.0
-    misses: Annotated[int, Field(ge=1)] = 3
-
-
 class Regulatory(_Strict):
-    """The plant's own control layer: local loops, interlocks, watchdog. It works when everything else is dead."""
+    """The plant's own control layer: local loops and interlocks. It works when everything else is dead."""
 
     loops: tuple[Loop, ...] = ()
     interlocks: tuple[Interlock, ...] = ()
-    watchdog: Watchdog = Watchdog()
 
 
 class PlantSpec(_Strict):
@@ -354,6 +347,32 @@ class PlantSpec(_Strict):
                         f"regulatory.interlocks[{i}].moves.{mv} ({value}) must lie inside {list(move.limits)}"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _node_ids(self) -> PlantSpec:
+        for field, text in self._node_texts().items():
+            try:
+                parse_node_id(text, self.namespaces)
+            except ValueError as e:
+                raise ValueError(f"{field}: {e}") from None
+        return self
+
+    def _node_texts(self) -> dict[str, str]:
+        texts = {t.name: t.node_id for t in self.tags if t.node_id is not None}
+        for mv in self.mvs:
+            assert mv.move is not None
+            if mv.move.write_node is not None:
+                texts[f"{mv.name}.move.write_node"] = mv.move.write_node
+            if mv.move.mode is not None:
+                texts[f"{mv.name}.move.mode.node"] = mv.move.mode.node
+        if self.handshake is not None:
+            texts |= {f"handshake.{field}": node for field, node in self.handshake.nodes.items()}
+        return texts
+
+    @property
+    def addresses(self) -> dict[str, NodeAddress]:
+        """Every node of the endpoint by what names it: a tag, `TAG.move.write_node`, `TAG.move.mode.node`, `handshake.FIELD`."""
+        return {field: parse_node_id(text, self.namespaces) for field, text in self._node_texts().items()}
 
     def tag(self, name: str) -> Tag:
         """The tag of that name; `SpecError` if there is none."""

@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlparse
 
 from asyncua import Server, ua
 
@@ -30,7 +29,8 @@ from plant.controller_nodes import (
     controller_node_id,
 )
 from plant.errors import LinkError
-from plant.opcua.address_space import GatedWrites, OrdinaryUsers
+from plant.opcua.address_space import GatedWrites
+from plant.opcua.bounded import MAX_TEXT, BoundedServer
 from plant.opcua.nodes import to_datetime
 
 log = logging.getLogger(__name__)
@@ -52,38 +52,24 @@ class ControllerServer:
         self, loop: ControlLoop, endpoint: str | None = None, host: str = "127.0.0.1", publish_s: float = 0.5
     ) -> None:
         self.endpoint, self._loop, self._host, self._publish_s = endpoint or loop.config.endpoint, loop, host, publish_s
-        self._server: Server | None = None
+        self._server: BoundedServer | None = None
         self._publisher: asyncio.Task[None] | None = None
         self._shown: dict[Variable, str | float | int] = {}
         self._trouble = ""
 
     async def __aenter__(self) -> ControllerServer:
-        url = urlparse(self.endpoint)
-        if url.scheme != "opc.tcp" or url.port is None:
-            raise LinkError("not an opc.tcp:// address with a port", self.endpoint, "Correct the endpoint.")
-        server = Server(user_manager=OrdinaryUsers())
+        server = BoundedServer(f"Homeostat controller of {self._loop.spec.name}", self.endpoint, self._host)
         await server.init()
-        server.set_endpoint(self.endpoint)
-        server.socket_address = (self._host, url.port)
-        server.set_server_name(f"Homeostat controller of {self._loop.spec.name}")
-        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-        server.iserver.allow_remote_admin = False
-        server.iserver.supported_tokens = (ua.AnonymousIdentityToken,)  # pyright: ignore[reportAttributeAccessIssue]
         await self._build(server)
         server.iserver.attribute_service = GatedWrites(server.iserver.aspace, _read_only)
         self._server = server
         await self._publish()
         try:
             await server.start()
-        except OSError as e:
+        except LinkError:
             self._server = None
-            raise LinkError(
-                f"cannot listen on port {url.port} of {self._host}: {e.strerror or e}",
-                self.endpoint,
-                "Stop the program that uses the port, or give another endpoint.",
-            ) from e
-        assert server.bserver is not None
-        self.endpoint = url._replace(netloc=f"{url.hostname}:{server.bserver.port}").geturl()
+            raise
+        self.endpoint = server.url
         self._publisher = asyncio.create_task(self._publish_forever(), name="controller nodes")
         log.info("the controller of %s serves %s", self._loop.spec.name, self.endpoint)
         return self
@@ -136,7 +122,10 @@ class ControllerServer:
                 wrong = [ua.StatusCode() if ok else ua.StatusCode(ua.StatusCodes.BadTypeMismatch) for ok in fits]
                 status = ua.StatusCode(ua.StatusCodes.BadInvalidArgument)
                 return ua.CallMethodResult(StatusCode=status, InputArgumentResults=wrong)
-            refusal = await self._command(method, [a.Value for a in arguments])
+            if any(isinstance(a.Value, str) and len(a.Value) > MAX_TEXT for a in arguments):
+                refusal = f"a text is longer than {MAX_TEXT} characters"
+            else:
+                refusal = await self._command(method, [a.Value for a in arguments])
             # A client that called sees the outcome at once, and a node that cannot be published is not its concern.
             await self._publish_safely()
             return ua.CallMethodResult(OutputArguments=[ua.Variant(refusal, ua.VariantType.String)])

@@ -12,7 +12,7 @@ from controllers.runtime.observed import Cause
 from controllers.runtime.supervisor import Supervisor
 from plant.clock import Clock
 from plant.errors import LinkError
-from plant.handshake import Watchdog
+from plant.handshake import Handshake
 from plant.link import Link, PlantMode, Sample
 from plant.spec import PlantSpec
 
@@ -44,7 +44,7 @@ class PlantAccess:
         self._unseen = False  # we stood still: whose the plant is now, the next sample tells
         self.heartbeat = Heartbeat(
             link,
-            _watchdog(spec),
+            (spec.handshake or Handshake()).watchdog,
             config.stall_s,
             clock,
             lambda: supervisor.holds_plant,
@@ -113,10 +113,3 @@ class PlantAccess:
         self._unseen = True
         self._supervisor.lose(Cause.STALL, reason, self._now_s())
         self._changed()
-
-
-def _watchdog(spec: PlantSpec) -> Watchdog:
-    if spec.handshake is not None:
-        return spec.handshake.watchdog
-    dog = spec.regulatory.watchdog
-    return Watchdog(node="regulatory", period_s=dog.heartbeat_s, misses=dog.misses)

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from asyncua import ua
 
-from plant.link import Quality
-from plant.opcua.nodes import Reg, quality_of, reason_of, regulatory_node_ids, tag_node_id
+from plant.clock import ScaledClock
+from plant.judgement import judged
+from plant.link import PlantMode, Quality, Value
+from plant.opcua.holding import Holder, kind_of
+from plant.opcua.nodes import good, node_id, quality_of, reason_of, to_seconds
 from plant.opcua.session import Session
-from plant.spec import PlantSpec, Role, Tag
+from plant.opcua.stamps import PlantDate
+from plant.opcua.types import NUMBERS, number_in, written
+from plant.spec import PlantSpec, Tag
 
 
 class Severity(StrEnum):
@@ -43,76 +47,167 @@ _ATTRIBUTES = (
     ua.AttributeIds.UserAccessLevel,
     ua.AttributeIds.Value,
 )
-_NUMERIC = {ua.NodeId(i) for i in (*range(2, 12), ua.ObjectIds.Number, ua.ObjectIds.Integer, ua.ObjectIds.UInteger)}
 
 
 async def check(spec: PlantSpec, endpoint: str | None = None, timeout_s: float = 5.0) -> list[Finding]:
     """What is wrong or odd about `spec` at `endpoint` (default the spec's); empty when all agrees.
 
-    Nodes, data types, EURange, EngineeringUnits, access rights, present values, the regulatory layer. Raises `LinkError`
-    when the endpoint cannot be reached.
+    Namespaces, nodes, data types, EURange, EngineeringUnits, access rights, present values and every node of the handshake.
+    Raises `LinkError` when the endpoint cannot be reached.
     """
     session = await Session.open(endpoint or spec.endpoint, timeout_s)
     try:
-        nodes = [tag_node_id(t) for t in spec.online]
-        answers = await session.read_attributes([(node, a) for node in nodes for a in _ATTRIBUTES])
-        size = len(_ATTRIBUTES)
-        found: list[Finding] = []
-        present: list[tuple[Tag, ua.NodeId]] = []
-        for i, (tag, node) in enumerate(zip(spec.online, nodes, strict=True)):
-            attributes = dict(zip(_ATTRIBUTES, answers[i * size : (i + 1) * size], strict=True))
-            if _value(attributes[ua.AttributeIds.NodeClass]) is None:
-                found.append(
-                    Finding(Severity.ERROR, tag.name, f"no node {tag.node_id} on the endpoint", "Correct its node_id.")
-                )
-                continue
-            present.append((tag, node))
-            found.extend(_attributes(tag, attributes))
-        properties = await session.children([node for _, node in present], ["EURange", "EngineeringUnits"])
+        table = await session.namespaces()
+        nodes = dict(_resolved(spec, table))
+        found = list(_namespaces(spec, table))
+        present = await _tags(session, spec, nodes, found)
+        properties = await session.children([nodes[t.name] for t in present], ["EURange", "EngineeringUnits"])
         known = [node for node in properties if node is not None]
         read = dict(zip(known, await session.read(known), strict=True)) if known else {}
-        for k, (tag, _) in enumerate(present):
-            declared = [_value(read[p]) if p is not None else None for p in properties[2 * k : 2 * k + 2]]
+        for k, tag in enumerate(present):
+            declared = [good(read[p]) if p is not None else None for p in properties[2 * k : 2 * k + 2]]
             found.extend(_declared(tag, *declared))
-        found.extend(await _regulatory(session, spec))
+        found.extend(await _handshake(session, spec, nodes))
         return found
     finally:
         await session.close()
 
 
-def _attributes(tag: Tag, attributes: Mapping[ua.AttributeIds, ua.DataValue]) -> Iterator[Finding]:
-    if _value(attributes[ua.AttributeIds.NodeClass]) != ua.NodeClass.Variable:
+def _resolved(spec: PlantSpec, table: list[str]) -> Iterator[tuple[str, ua.NodeId]]:
+    for field, a in spec.addresses.items():
+        if a.uri is None or a.uri in table:
+            yield field, node_id(a, a.index if a.uri is None else table.index(a.uri))
+
+
+def _namespaces(spec: PlantSpec, table: list[str]) -> Iterator[Finding]:
+    missing: dict[str, list[str]] = {}
+    plain: dict[int, list[str]] = {}
+    for field, a in spec.addresses.items():
+        if a.uri is not None and a.uri not in table:
+            missing.setdefault(a.uri, []).append(field)
+        elif a.uri is None and a.index > 0:
+            plain.setdefault(a.index, []).append(field)
+    for uri, fields in missing.items():
+        what = f"the server has no namespace '{uri}', which {_listed(fields)} name"
+        yield Finding(Severity.ERROR, "", what, f"Correct namespaces; the server has {', '.join(table)}.")
+    for index, fields in plain.items():
+        uri = table[index] if index < len(table) else None
+        if uri is not None:
+            what = f"{_listed(fields)} are written with ns={index}, which may be another's when the server starts again"
+            yield Finding(Severity.WARNING, "", what, f'Write namespaces: {{a: "{uri}"}} and node ids as a:...')
+
+
+def _listed(fields: list[str]) -> str:
+    return ", ".join(fields[:3]) + (f" and {len(fields) - 3} more" if len(fields) > 3 else "")
+
+
+async def _tags(session: Session, spec: PlantSpec, nodes: Mapping[str, ua.NodeId], found: list[Finding]) -> list[Tag]:
+    """The tags whose nodes are there; what is wrong with any of them is added to `found`."""
+    wanted = [t for t in spec.online if t.name in nodes]
+    answers = await session.read_attributes([(nodes[t.name], a) for t in wanted for a in _ATTRIBUTES])
+    size = len(_ATTRIBUTES)
+    by_tag = [dict(zip(_ATTRIBUTES, answers[i * size : (i + 1) * size], strict=True)) for i in range(len(wanted))]
+    stamps = [
+        to_seconds(dv.SourceTimestamp)
+        for tag, attributes in zip(wanted, by_tag, strict=True)
+        if tag.scanned and (dv := attributes[ua.AttributeIds.Value]).SourceTimestamp is not None
+    ]
+    now_s = PlantDate(spec, ScaledClock()).follow(stamps, 1.0)
+    present: list[Tag] = []
+    for tag, attributes in zip(wanted, by_tag, strict=True):
+        if good(attributes[ua.AttributeIds.NodeClass]) is None:
+            what = f"no node {tag.node_id} on the endpoint"
+            found.append(Finding(Severity.ERROR, tag.name, what, "Correct its node_id."))
+            continue
+        present.append(tag)
+        value = attributes[ua.AttributeIds.Value]
+        kind = await kind_of(session, attributes[ua.AttributeIds.DataType], value)
+        found.extend(_attributes(spec, tag, attributes, kind, now_s))
+    for tag in present:
+        if (node := nodes.get(f"{tag.name}.move.write_node")) is not None:
+            found.extend(await _write_node(session, tag, node))
+    return present
+
+
+def _attributes(
+    spec: PlantSpec, tag: Tag, attributes: Mapping[ua.AttributeIds, ua.DataValue], kind: ua.VariantType | None,
+    now_s: float,
+) -> Iterator[Finding]:  # fmt: skip
+    if good(attributes[ua.AttributeIds.NodeClass]) != ua.NodeClass.Variable:
         yield Finding(Severity.ERROR, tag.name, f"{tag.node_id} is not a variable", "Point node_id at the variable.")
         return
-    data_type = _value(attributes[ua.AttributeIds.DataType])
-    if data_type not in _NUMERIC:
-        shown = getattr(data_type, "Identifier", data_type)
-        name = ua.ObjectIdNames.get(shown, shown) if isinstance(shown, int) else shown
-        yield Finding(Severity.ERROR, tag.name, f"its data type is {name}, not a number", "Point node_id at a number.")
-    levels = [_value(attributes[a]) for a in (ua.AttributeIds.AccessLevel, ua.AttributeIds.UserAccessLevel)]
-    bits = [level if isinstance(level, int) else 0 for level in levels]
-    if not all(bit & ua.AccessLevel.CurrentRead.mask for bit in bits):
+    if kind is not None and kind not in NUMBERS:
+        yield Finding(
+            Severity.ERROR, tag.name, f"its data type is {kind.name}, not a number", "Point node_id at a number."
+        )
+    levels = _access(attributes[ua.AttributeIds.AccessLevel], attributes[ua.AttributeIds.UserAccessLevel])
+    if not levels & ua.AccessLevel.CurrentRead.mask:
         yield Finding(Severity.ERROR, tag.name, "may not be read by this user", "Grant read access on the server.")
-    if tag.role is Role.MV and not all(bit & ua.AccessLevel.CurrentWrite.mask for bit in bits):
-        yield Finding(Severity.ERROR, tag.name, "an MV that may not be written", "Grant write access on the server.")
-    yield from _present_value(tag, attributes[ua.AttributeIds.Value])
+    if tag.move is not None and tag.move.write_node is None:
+        if not levels & ua.AccessLevel.CurrentWrite.mask:
+            yield Finding(
+                Severity.ERROR, tag.name, "an MV that may not be written", "Grant write access on the server."
+            )
+        yield from _unfit(tag, kind)
+    yield from _present_value(spec, tag, attributes[ua.AttributeIds.Value], now_s)
 
 
-def _present_value(tag: Tag, dv: ua.DataValue) -> Iterator[Finding]:
-    value = dv.Value.Value if dv.Value is not None else None
-    if dv.StatusCode is not None and quality_of(dv.StatusCode) is Quality.BAD:
-        yield Finding(
-            Severity.WARNING, tag.name, f"its value is bad: {reason_of(dv.StatusCode)}", "Look at the sensor."
-        )
-    elif not isinstance(value, int | float) or not math.isfinite(value):
-        yield Finding(Severity.WARNING, tag.name, f"its value is {value!r}", "Look at the sensor.")
-    elif not tag.range[0] <= value <= tag.range[1]:
-        yield Finding(
-            Severity.WARNING,
-            tag.name,
-            f"its value {value:g} {tag.unit} is outside range {list(tag.range)}",
-            "Correct unit or range in the plant file.",
-        )
+def _access(*levels: ua.DataValue) -> int:
+    """What both the node and this user allow."""
+    both = 0xFF
+    for level in levels:
+        value = good(level)
+        both &= value if isinstance(value, int) else 0
+    return both
+
+
+async def _write_node(session: Session, tag: Tag, node: ua.NodeId) -> list[Finding]:
+    answers = await session.read_attributes([(node, a) for a in _ATTRIBUTES])
+    attributes = dict(zip(_ATTRIBUTES, answers, strict=True))
+    if good(attributes[ua.AttributeIds.NodeClass]) != ua.NodeClass.Variable:
+        what = "move.write_node is no variable on the endpoint"
+        return [Finding(Severity.ERROR, tag.name, what, "Correct it in the plant file.")]
+    levels = _access(attributes[ua.AttributeIds.AccessLevel], attributes[ua.AttributeIds.UserAccessLevel])
+    found = []
+    if not levels & ua.AccessLevel.CurrentWrite.mask:
+        what = "its move.write_node may not be written"
+        found.append(Finding(Severity.ERROR, tag.name, what, "Grant write access on the server."))
+    kind = await kind_of(session, attributes[ua.AttributeIds.DataType], attributes[ua.AttributeIds.Value])
+    return [*found, *_unfit(tag, kind)]
+
+
+def _unfit(tag: Tag, kind: ua.VariantType | None) -> Iterator[Finding]:
+    """Whether the type of an MV's node can carry its limits."""
+    assert tag.move is not None
+    if kind is None:
+        what = "the server does not say the type of its node, so it cannot be written"
+        yield Finding(Severity.ERROR, tag.name, what, "See the server.")
+        return
+    try:
+        for value in tag.move.limits:
+            written(value, kind, nearest=True)
+    except ValueError as e:
+        yield Finding(Severity.ERROR, tag.name, f"cannot be written within its limits: {e}", "Correct limits or node.")
+
+
+def _present_value(spec: PlantSpec, tag: Tag, dv: ua.DataValue, now_s: float) -> Iterator[Finding]:
+    """The value as the link would judge it."""
+    number, status = number_in(dv.Value), dv.StatusCode
+    if status is not None and quality_of(status) is Quality.BAD:
+        yield Finding(Severity.WARNING, tag.name, f"its value is bad: {reason_of(status)}", "Look at the sensor.")
+        return
+    if isinstance(number, str):
+        yield Finding(Severity.WARNING, tag.name, f"its value is {number}", "Look at the sensor.")
+        return
+    stamp = dv.SourceTimestamp or dv.ServerTimestamp
+    time_s = now_s if stamp is None else to_seconds(stamp)
+    value = judged(tag, Value(number, Quality.GOOD, time_s), now_s, spec.stamp_window_s)
+    if value.quality is Quality.BAD:
+        fix = "Correct unit or range in the plant file." if "range" in value.reason else "Correct the server's clock."
+        yield Finding(Severity.WARNING, tag.name, f"its value is not usable: {value.reason}", fix)
+    elif not tag.range[0] <= number <= tag.range[1]:
+        what = f"its value {number:g} {tag.unit} is outside range {list(tag.range)}"
+        yield Finding(Severity.WARNING, tag.name, what, "Correct unit or range in the plant file.")
 
 
 def _declared(tag: Tag, eu_range: object, units: object) -> Iterator[Finding]:
@@ -139,24 +234,20 @@ def _declared(tag: Tag, eu_range: object, units: object) -> Iterator[Finding]:
         )
 
 
-async def _regulatory(session: Session, spec: PlantSpec) -> list[Finding]:
-    ids = regulatory_node_ids(spec)
-    answers = await session.read([ua.NodeId.from_string(i) for i in ids.values()], ua.AttributeIds.NodeClass)
-    missing = [name.value for name, dv in zip(ids, answers, strict=True) if _value(dv) is None]
-    if len(missing) == len(Reg):
-        return [
-            Finding(
-                Severity.WARNING,
-                "",
-                "no regulatory layer on the endpoint: nothing takes over when the controller dies",
-                "Run advisory only, or provide local control, a watchdog and its nodes at the plant.",
-            )
-        ]
-    return [
-        Finding(Severity.ERROR, "", f"no node {ids[Reg(name)]}", "The regulatory layer must offer all of its nodes.")
-        for name in missing
-    ]
-
-
-def _value(dv: ua.DataValue) -> object | None:
-    return dv.Value.Value if dv.Value is not None and quality_of(dv.StatusCode) is Quality.GOOD else None
+async def _handshake(session: Session, spec: PlantSpec, nodes: Mapping[str, ua.NodeId]) -> list[Finding]:
+    """Every node of the handshake, by reading: nothing is asked for."""
+    if spec.handshake is None:
+        what = "the plant file has no handshake and no regulatory layer: nothing takes over when the controller dies"
+        fix = "Run advisory only, or describe under handshake who holds the plant."
+        return [Finding(Severity.WARNING, "", what, fix)]
+    holder = Holder(spec)
+    await holder.learn(session, nodes)
+    held = await holder.look(session)
+    found = [Finding(Severity.ERROR, "", fault, "Correct the handshake, or the server.") for fault in held.faults]
+    if spec.handshake.watchdog.form == "none":
+        what = "handshake.watchdog is none: nobody at the plant notices a controller that dies"
+        found.append(Finding(Severity.WARNING, "", what, "Have the plant watch a counter, a bit or a countdown."))
+    if spec.handshake.permit is not None and held.mode is PlantMode.REMOTE:
+        what = "handshake.granted.node says that the plant is given away, and we have not asked"
+        found.append(Finding(Severity.WARNING, "", what, "See who holds it, or whether the node ever says otherwise."))
+    return found

@@ -10,42 +10,28 @@ import contextlib
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from asyncua import ua
 
 from plant.clock import Clock
 from plant.errors import LinkError
+from plant.judgement import judged
 from plant.link import PlantMode, Quality, Receipt, Sample, Value
 from plant.opcua.check import Finding, Severity, check
-from plant.opcua.nodes import (
-    Reg,
-    quality_of,
-    reason_of,
-    regulatory_node_id,
-    regulatory_node_ids,
-    tag_node_id,
-    to_seconds,
-)
+from plant.opcua.holding import Holder, kind_of
+from plant.opcua.nodes import moved, quality_of, reason_of, resolve, to_seconds
 from plant.opcua.session import Session
-from plant.spec import PlantSpec
+from plant.opcua.stamps import PlantDate, middle
+from plant.opcua.types import NUMBERS, number_in, written
+from plant.spec import PlantSpec, Tag
 
 __all__ = ["Finding", "OpcUaLink", "Severity", "check"]
 
 log = logging.getLogger(__name__)
 
-_INTEGERS = {
-    ua.VariantType.SByte,
-    ua.VariantType.Byte,
-    ua.VariantType.Int16,
-    ua.VariantType.UInt16,
-    ua.VariantType.Int32,
-    ua.VariantType.UInt32,
-    ua.VariantType.Int64,
-    ua.VariantType.UInt64,
-}
-_WRITABLE = _INTEGERS | {ua.VariantType.Float, ua.VariantType.Double}
-_READ_WITH_TAGS = (Reg.MODE, Reg.HEARTBEAT, Reg.CLOCK_SPEED)
+MODE = "Mode"
+"""The key of a receipt under which a refusal of `request_mode` stands."""
 
 
 class OpcUaLink:
@@ -74,12 +60,16 @@ class OpcUaLink:
     ) -> None:
         self.spec, self.endpoint = spec, endpoint or spec.endpoint
         self._clock, self._timeout_s, self._backoff_s, self._publish_s = clock, timeout_s, backoff_s, publish_s
-        self._nodes = {tag_node_id(t): t.name for t in spec.online}
-        self._node_of = {name: node for node, name in self._nodes.items()}
-        self._reg = {name: ua.NodeId.from_string(i) for name, i in regulatory_node_ids(spec).items()}
-        self._mv_types: dict[str, ua.VariantType] = {}
-        self._has_regulatory = False
-        self._speed = 1.0
+        self._tags = spec.online
+        self._addresses = spec.addresses
+        self._table: list[str] = []
+        self._nodes: dict[str, ua.NodeId] = {}
+        self._mv_types: dict[str, ua.VariantType | None] = {}
+        self._holder = Holder(spec)
+        self._date = PlantDate(spec, clock)
+        self._told: set[str] = set()
+        speed = spec.handshake.speed if spec.handshake is not None else 1.0
+        self._speed = speed if isinstance(speed, float) else 1.0
         self._scenario = ""
         self._session: Session | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -121,24 +111,30 @@ class OpcUaLink:
         return self._scenario
 
     async def read(self) -> Sample:
-        """Every online tag, and the regulatory layer's mode and heartbeat, in one request."""
+        """Every online tag and the handshake's nodes, in one request where the server takes so many."""
         session = await self._current()
-        extra = [self._reg[name] for name in _READ_WITH_TAGS] if self._has_regulatory else []
-        answers = await session.read([*self._nodes, *extra])
-        tags, regulatory = answers[: len(self._nodes)], answers[len(self._nodes) :]
-        values = {name: self._value(dv) for name, dv in zip(self._nodes.values(), tags, strict=True)}
-        newest = max(v.time_s for v in values.values())
-        mode, heartbeat, speed = (_good(dv) for dv in regulatory) if regulatory else (None, None, None)
-        self._speed = self._speed if speed is None else float(speed)
+        answers = await session.read([*(self._nodes[t.name] for t in self._tags), *self._holder.reads])
+        received_s = self._clock.wall_time()
+        held = self._holder.judge(answers[len(self._tags) :])
+        self._speed = self._speed if held.speed is None else held.speed
+        raw = [(tag, _stamps(dv), dv) for tag, dv in zip(self._tags, answers, strict=False)]
+        now_s = self._date.follow([source for tag, (source, _), _ in raw if tag.scanned], self._speed)
+        values = {tag.name: self._judged(tag, dv, stamps, now_s) for tag, stamps, dv in raw}
         return Sample(
-            newest,
+            self._time_s(raw, values, now_s),
             values,
-            mode=PlantMode(mode) if mode in (0, 1) else None,
-            heartbeat=None if heartbeat is None else int(heartbeat),
+            held.mode,
+            held.heartbeat,
+            held.owned,
+            held.loops,
+            received_s,
+            held.reason,
+            held.interlock,
+            held.faults,
         )
 
     async def write(self, moves: Mapping[str, float]) -> Receipt:
-        """Write MVs in one request, each in its node's own data type."""
+        """Write MVs, each to its write node in that node's own data type (a Boolean as 0 or 1)."""
         session = await self._current()
         rejected: dict[str, str] = {}
         accepted: dict[str, ua.Variant] = {}
@@ -147,36 +143,28 @@ class OpcUaLink:
                 rejected[name] = f"not an MV of this plant; its MVs are {', '.join(self._mv_types)}"
             elif not math.isfinite(value):
                 rejected[name] = "not a finite number"
+            elif (kind := self._mv_types[name]) is None:
+                rejected[name] = "the server does not say the type of its node"
             else:
-                kind = self._mv_types[name]
-                accepted[name] = ua.Variant(round(value) if kind in _INTEGERS else float(value), kind)
+                try:
+                    accepted[name] = written(float(value), kind, nearest=True)
+                except ValueError as e:
+                    rejected[name] = str(e)
         if accepted:
-            statuses = await session.write({self._node_of[name]: v for name, v in accepted.items()})
+            statuses = await session.write([(self._write_node(n), v) for n, v in accepted.items()])
             rejected |= {n: reason_of(s) for n, s in zip(accepted, statuses, strict=True) if not s.is_good()}
         return Receipt(rejected)
 
     async def request_mode(self, mode: PlantMode) -> Receipt:
-        """Ask for REMOTE or LOCAL. A refusal is under the key `Mode`."""
-        session = await self._current()
-        if not self._has_regulatory:
-            return Receipt({Reg.MODE.value: "the plant has no regulatory layer"})
-        parent = ua.NodeId.from_string(regulatory_node_id(self.spec))
-        result = await session.call(parent, self._reg[Reg.REQUEST_MODE], ua.Variant(int(mode), ua.VariantType.Int32))
-        if not result.StatusCode.is_good():
-            return Receipt({Reg.MODE.value: reason_of(result.StatusCode)})
-        refusal = str(result.OutputArguments[0].Value or "") if result.OutputArguments else ""
-        return Receipt({Reg.MODE.value: refusal} if refusal else {})
+        """Ask for REMOTE or LOCAL, as the plant's handshake says. A refusal is under the key `Mode`."""
+        refusal = await self._holder.request(await self._current(), mode)
+        return Receipt({MODE: refusal} if refusal else {})
 
     async def beat(self, counter: int) -> None:
-        """Write the controller's heartbeat, modulo 2**32. Nothing to do for a plant without a regulatory layer."""
-        session = await self._current()
-        if self._has_regulatory:
-            value = ua.Variant(counter % 2**32, ua.VariantType.UInt32)
-            (status,) = await session.write({self._reg[Reg.CONTROLLER_HEARTBEAT]: value})
-            if not status.is_good():
-                raise LinkError(
-                    f"the heartbeat was refused: {reason_of(status)}", self.endpoint, "Check access rights."
-                )
+        """Show the plant that we live, in the form its watchdog wants; nothing to do for a plant that watches nothing. Raises
+        `LinkError` when the plant refuses it."""
+        if refusal := await self._holder.beat(await self._current(), counter):
+            raise LinkError(refusal, self.endpoint, "Run `homeostat check` on the plant file.")
 
     async def subscribe(self) -> AsyncIterator[Mapping[str, Value]]:
         """Every sample of every tag, in order, as batches of one source time; goes on after a reconnect."""
@@ -184,11 +172,11 @@ class OpcUaLink:
         self._start()
         while (session := await self._connected()) is not None:
             try:
-                async with contextlib.aclosing(session.changes(self._nodes, self._publish_s)) as changes:
+                nodes = [(t.name, self._nodes[t.name]) for t in self._tags]
+                async with contextlib.aclosing(session.changes(nodes, self._publish_s)) as changes:
                     async for published in changes:
                         fresh: dict[str, deque[Value]] = {}
-                        for name, data_value in published:
-                            value = self._value(data_value)
+                        for name, value in self._published(published):
                             # A new subscription repeats what was delivered before; NaN never equals itself, its text does.
                             key = (value.time_s, value.quality, repr(value.value))
                             if last.get(name) != key:
@@ -238,10 +226,14 @@ class OpcUaLink:
             began_s = self._clock.wall_time()
             try:
                 session = await Session.open(self.endpoint, self._timeout_s)
+                watching = None
                 try:
                     await self._learn(session)
+                    watching = asyncio.create_task(self._holder.watch_alive(session, self._speed), name="alive bit")
                     await self._serve(session)
                 finally:
+                    if watching is not None:
+                        watching.cancel()
                     await session.close()
             except LinkError as e:
                 self._fail(e)
@@ -273,18 +265,23 @@ class OpcUaLink:
         self._failure = error
 
     async def _learn(self, session: Session) -> None:
-        """Check that every tag is there and cache the MVs' data types: a Double written to a Float node is refused."""
+        """Find every node by the server's present namespaces, check that the tags are there, learn the MVs' types and look at
+        the handshake. Raises `LinkError` naming what is missing."""
+        table = await session.namespaces()
+        if self._table and (why := moved(self._addresses, self._table, table)):
+            raise LinkError(
+                why, self.endpoint, "Write node ids by URI (namespaces, or nsu=URI;s=Name), then start again."
+            )
+        self._nodes = resolve(self._addresses, table, self.endpoint)
+        self._table = table
         mvs = [t.name for t in self.spec.mvs]
         answers = await session.read_attributes(
-            [(node, ua.AttributeIds.Value) for node in self._nodes]
-            + [(self._node_of[name], ua.AttributeIds.DataType) for name in mvs]
-            + [(self._reg[name], ua.AttributeIds.Value) for name in (Reg.MODE, Reg.CLOCK_SPEED, Reg.SCENARIO)]
+            [(self._nodes[t.name], ua.AttributeIds.Value) for t in self._tags]
+            + [(self._write_node(n), a) for n in mvs for a in (ua.AttributeIds.Value, ua.AttributeIds.DataType)]
         )
-        values = dict(zip(self._nodes.values(), answers, strict=False))
-        types = dict(zip(mvs, answers[len(self._nodes) :], strict=False))
         missing = [
-            f"{name} ({self._node_of[name].to_string()})"
-            for name, dv in values.items()
+            f"{tag.name} ({tag.node_id})"
+            for tag, dv in zip(self._tags, answers, strict=False)
             if dv.StatusCode
             and dv.StatusCode.value in (ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadNodeIdInvalid)
         ]
@@ -294,36 +291,68 @@ class OpcUaLink:
                 self.endpoint,
                 "Correct node_id in the plant file.",
             )
-        self._mv_types = {name: self._mv_type(name, types[name], values[name]) for name in mvs}
-        mode, speed, scenario = (_good(dv) for dv in answers[-3:])
-        self._has_regulatory = mode is not None
-        self._speed = float(speed or 1.0)  # type: ignore[arg-type]
-        self._scenario = str(scenario or "")
+        of_mvs = answers[len(self._tags) :]
+        self._mv_types = {name: await kind_of(session, of_mvs[2 * i + 1], of_mvs[2 * i]) for i, name in enumerate(mvs)}
+        for name, kind in self._mv_types.items():
+            if kind not in NUMBERS:
+                self._warn(name, f"cannot be written: its type is {'unknown' if kind is None else kind.name}")
+        await self._holder.learn(session, self._nodes)
+        held = await self._holder.look(session)
+        self._speed, self._scenario = held.speed or self._speed, held.scenario
+        for fault in held.faults:
+            log.warning("%s: %s", self.spec.name, fault)
 
-    def _mv_type(self, name: str, data_type: ua.DataValue, value: ua.DataValue) -> ua.VariantType:
-        declared = _good(data_type)
-        kind = value.Value.VariantType if value.Value is not None else ua.VariantType.Null
-        if isinstance(declared, ua.NodeId) and declared.NamespaceIndex == 0 and declared.Identifier in range(1, 26):
-            kind = ua.VariantType(declared.Identifier)
-        if kind not in _WRITABLE:
-            raise LinkError(f"{name} is not numeric (its type is {kind.name})", self.endpoint, "Correct its node_id.")
-        return kind
+    def _write_node(self, mv: str) -> ua.NodeId:
+        return self._nodes.get(f"{mv}.move.write_node", self._nodes[mv])
 
-    def _value(self, dv: ua.DataValue) -> Value:
-        stamp = dv.SourceTimestamp or dv.ServerTimestamp
-        time_s = to_seconds(stamp) if stamp is not None else self._clock.plant_time()
-        quality = quality_of(dv.StatusCode)
+    def _published(self, published: Sequence[tuple[str, ua.DataValue]]) -> Iterator[tuple[str, Value]]:
+        """What a subscription delivered, judged. A batch tells the date only where most scanned tags are in it."""
+        raw = [(self.spec.tag(name), _stamps(dv), dv) for name, dv in published]
+        scanned = {tag.name: source for tag, (source, _), _ in raw if tag.scanned}
+        enough = 2 * len(scanned) > sum(t.scanned for t in self._tags)
+        now_s = self._date.follow(list(scanned.values()) if enough else [], self._speed)
+        for tag, stamps, dv in raw:
+            yield tag.name, self._judged(tag, dv, stamps, now_s)
+
+    def _judged(self, tag: Tag, dv: ua.DataValue, stamps: tuple[float, float], now_s: float) -> Value:
+        source_s, server_s = stamps
+        time_s = next((s for s in (source_s, server_s) if not math.isnan(s)), now_s)
+        quality, number = quality_of(dv.StatusCode), number_in(dv.Value)
         reason = "" if quality is Quality.GOOD or dv.StatusCode is None else reason_of(dv.StatusCode)
-        raw = dv.Value.Value if dv.Value is not None else None
         if quality is Quality.BAD:
-            return Value(math.nan, quality, time_s, reason)
-        if not isinstance(raw, int | float) or not math.isfinite(raw):
-            return Value(math.nan, Quality.BAD, time_s, f"not a finite number: {raw!r}")
-        return Value(float(raw), quality, time_s, reason)
+            return judged(tag, Value(math.nan, quality, time_s, reason, server_s), now_s, self.spec.stamp_window_s)
+        if isinstance(number, str):
+            value = Value(math.nan, Quality.BAD, time_s, number, server_s)
+        else:
+            value = Value(number, quality, time_s, reason, server_s)
+        value = judged(tag, value, now_s, self.spec.stamp_window_s)
+        if value.quality is Quality.BAD:
+            self._warn(tag.name, f"is not usable: {value.reason}")
+        return value
+
+    def _time_s(
+        self, raw: Sequence[tuple[Tag, tuple[float, float], ua.DataValue]], values: Mapping[str, Value], now_s: float
+    ) -> float:
+        """The plant time of a sample: the middle of what scanned tags are stamped, else when the server had it, else now."""
+        possible = [source for tag, (source, _), _ in raw if tag.scanned and values[tag.name].time_s == source]
+        # The server of a plant on a date of its own may well stamp by the wall clock.
+        served = [] if self._date.own else [server for _, (_, server), _ in raw]
+        for stamps in (possible, served):
+            if not math.isnan(time_s := middle(stamps)):
+                return time_s
+        return now_s
+
+    def _warn(self, tag: str, what: str) -> None:
+        """Once a tag: the log must name it, and not be full of it."""
+        if tag not in self._told:
+            self._told.add(tag)
+            log.warning("%s: %s %s", self.spec.name, tag, what)
 
 
-def _good(dv: ua.DataValue) -> object | None:
-    return dv.Value.Value if dv.Value is not None and quality_of(dv.StatusCode) is Quality.GOOD else None
+def _stamps(dv: ua.DataValue) -> tuple[float, float]:
+    """Source and server time of an answer (s since the Unix epoch); NaN for one it does not have."""
+    source, server = (math.nan if t is None else to_seconds(t) for t in (dv.SourceTimestamp, dv.ServerTimestamp))
+    return source, server
 
 
 def _in_order(changes: Mapping[str, deque[Value]]) -> Iterator[dict[str, Value]]:

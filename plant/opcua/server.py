@@ -12,16 +12,16 @@ import math
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlparse
 
 import numpy as np
-from asyncua import Server, ua
+from asyncua import ua
 
 from plant.clock import Clock
 from plant.errors import LinkError, SpecError
 from plant.link import Quality
-from plant.opcua.address_space import REGULATORY_TYPES, GatedWrites, OrdinaryUsers, build_address_space
-from plant.opcua.nodes import Reg, regulatory_node_ids, tag_node_id, to_datetime
+from plant.opcua.address_space import PARTS, GatedWrites, build_address_space, spoken
+from plant.opcua.bounded import MAX_TEXT, BoundedServer, caller
+from plant.opcua.nodes import to_datetime
 from plant.process import Array, Process
 from plant.regulatory import Refusal, RegulatoryLayer
 from plant.spec import PlantSpec, Role, Tag
@@ -34,6 +34,7 @@ _STATUS_OF_REFUSAL = {
     Refusal.OUT_OF_LIMITS: ua.StatusCodes.BadOutOfRange,
     Refusal.LOCAL: ua.StatusCodes.BadInvalidState,
     Refusal.INTERLOCK: ua.StatusCodes.BadRequestNotAllowed,
+    Refusal.HELD: ua.StatusCodes.BadUserAccessDenied,
 }
 _STATUS_OF_QUALITY = {
     Quality.GOOD: ua.StatusCodes.Good,
@@ -41,6 +42,7 @@ _STATUS_OF_QUALITY = {
     Quality.BAD: ua.StatusCodes.BadSensorFailure,
 }
 _WATCHES_PER_HEARTBEAT = 4
+_WATCH_S = 0.25  # wall, where nothing watches the controller: a session that ended must still be noticed by clients
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class _Fault:
 class PlantServer:
     """Serves one plant: scans its process every `spec.scan_time_s` plant seconds and answers clients.
 
+    What the plant file's handshake has stands at the ids it gives; a plant without one shows its tags only. REMOTE is a lease
+    of the OPC UA session that asked for it: heartbeat, moves and mode requests of any other are refused (BadUserAccessDenied,
+    or the holder's name), LOCAL asked for by a stranger too: a controller that has lost the plant must not take it from the
+    next. The lease ends with the session, or when its heartbeat stops. The operator at the plant has a switch of their own,
+    the method `TakeLocal(who)` beside the mode request, which no handshake names and no controller calls: it always takes the
+    plant into LOCAL, and says who it was.
+
     **Arguments:**
 
     - `process`: what moves the plant; `batch` must be 1.
@@ -64,7 +73,8 @@ class PlantServer:
     - `outputs`: moves in force at the start, MV -> value; an MV not named starts at its nominal value.
     - `set_points`: asked before each scan for set-points (PV -> value) of the local loops; a NaN changes nothing.
 
-    Use it as an async context manager, or `await server.run()`. Raises `LinkError` when the port is taken.
+    Use it as an async context manager, or `await server.run()`. Raises `LinkError` when the port is taken, `SpecError` for a
+    handshake that a simulated plant does not speak.
     """
 
     def __init__(
@@ -86,41 +96,33 @@ class PlantServer:
         self.regulatory = RegulatoryLayer(spec, outputs=outputs)
         self.scans = 0
         self._scenario, self._set_points = scenario, set_points
-        self._ids = {t.name: tag_node_id(t) for t in spec.online}
-        self._reg_ids = {name: ua.NodeId.from_string(i) for name, i in regulatory_node_ids(spec).items()}
-        self._mv_of = {self._ids[t.name]: t.name for t in spec.mvs}
+        self._online = {t.name for t in spec.online}
+        self._handshake = spoken(spec)
+        self._nodes: dict[str, ua.NodeId] = {}
+        self._mv_of: dict[ua.NodeId, str] = {}
         self._faults: dict[str, _Fault] = {}
         self._shown: dict[str, float] = {}
-        self._server: Server | None = None
+        self._server: BoundedServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._time_s = 0.0
-        self._late = False
+        self._late = self._ended = False
 
     async def __aenter__(self) -> PlantServer:
-        url = urlparse(self.endpoint)
-        if url.scheme != "opc.tcp" or url.port is None:
-            raise LinkError("not an opc.tcp:// address with a port", self.endpoint, "Correct the endpoint.")
-        self._probe_port(url.port)
-        server = Server(user_manager=OrdinaryUsers())
+        server = BoundedServer(f"Homeostat plant {self.spec.name}", self.endpoint, self.host, self._session_ended)
+        self._probe_port(server)
         await server.init()
-        server.set_endpoint(self.endpoint)
-        server.socket_address = (self.host, url.port)
-        server.set_server_name(f"Homeostat plant {self.spec.name}")
-        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-        server.iserver.allow_remote_admin = False
-        server.iserver.supported_tokens = (ua.AnonymousIdentityToken,)  # pyright: ignore[reportAttributeAccessIssue]
-        await build_address_space(server, self.spec, self._request_mode)
+        self._nodes = await build_address_space(server, self.spec, self._request_mode, self._take_local)
+        self._mv_of = {self._nodes[t.name]: t.name for t in self.spec.mvs}
         server.iserver.attribute_service = GatedWrites(server.iserver.aspace, self._gate)
         self._server = server
         self._time_s = self.clock.plant_time()
         await self._scan_once()
         try:
             await server.start()
-        except OSError as e:
+        except LinkError:
             self._server = None
-            raise self._taken(url.port, e) from e
-        assert server.bserver is not None
-        self.endpoint = url._replace(netloc=f"{url.hostname}:{server.bserver.port}").geturl()
+            raise
+        self.endpoint = server.url
         self._tasks = [asyncio.create_task(self._watch(), name="watchdog")]
         if not self.by_hand:
             self._tasks.append(asyncio.create_task(self._scan_forever(), name="scan"))
@@ -162,7 +164,7 @@ class PlantServer:
         `value` replaces the reading; `frozen` repeats the last one; `stale` also stops its timestamps; `quality` BAD
         loses it. The regulatory layer sees the same sensor as the clients. An MV lies to clients only.
         """
-        if tag not in self._ids:
+        if tag not in self._online:
             raise SpecError(f"'{tag}' is not on the endpoint", f"plant {self.spec.name}")
         if frozen or stale:
             value = self._shown.get(tag, value)
@@ -199,11 +201,11 @@ class PlantServer:
         for tag, value in zip(self.spec.mvs, outputs[0], strict=True):
             seen[tag.name] = self._sense(tag.name, np.array([value]))
         shown = [
-            (self._ids[tag.name], self._data_value(tag, *seen.get(tag.name, (math.nan, Quality.BAD)), stamp))
+            (self._nodes[tag.name], self._data_value(tag, *seen.get(tag.name, (math.nan, Quality.BAD)), stamp))
             for tag in self.spec.online
             if not self._stale(tag.name)
         ]
-        await self._publish([*shown, *self._regulatory_values(stamp)])
+        await self._publish([*shown, *self._layer_values(stamp)])
 
     def _sense(self, name: str, values: Array) -> tuple[float, Quality]:
         """What the sensor says, faults included."""
@@ -227,21 +229,22 @@ class PlantServer:
         variant = ua.Variant() if quality is Quality.BAD else ua.Variant(value, ua.VariantType.Double)
         return ua.DataValue(variant, ua.StatusCode(status), to_datetime(stamp))
 
-    def _regulatory_values(self, stamp: float) -> list[tuple[ua.NodeId, ua.DataValue]]:
+    def _layer_values(self, stamp: float) -> list[tuple[ua.NodeId, ua.DataValue]]:
+        if self._handshake is None:
+            return []
         values = {
-            Reg.MODE: int(self.regulatory.mode),
-            Reg.HEARTBEAT: self.scans % 2**32,
-            Reg.INTERLOCK: bool(self.regulatory.interlock[0]),
-            Reg.CLOCK_SPEED: float(self.clock.speed),
-            Reg.SHED_REASON: self.regulatory.shed_reason,
-            Reg.SCENARIO: self._scenario,
+            "granted": int(self.regulatory.mode),
+            "alive": self.scans % 2**32,
+            "owner": self.regulatory.holder,
+            "speed": float(self.clock.speed),
+            "reason": self.regulatory.shed_reason,
+            "interlock": bool(self.regulatory.interlock[0]),
+            "scenario": self._scenario,
         }
         return [
-            (
-                self._reg_ids[name],
-                ua.DataValue(ua.Variant(v, REGULATORY_TYPES[name]), SourceTimestamp=to_datetime(stamp)),
-            )
-            for name, v in values.items()
+            (node, ua.DataValue(ua.Variant(value, PARTS[part][0]), SourceTimestamp=to_datetime(stamp)))
+            for part, value in values.items()
+            if (node := self._nodes.get(f"handshake.{part}.node")) is not None
         ]
 
     async def _publish(self, values: Iterable[tuple[ua.NodeId, ua.DataValue]]) -> None:
@@ -252,20 +255,29 @@ class PlantServer:
 
     async def _watch(self) -> None:
         """The controller's watchdog runs on wall time, whatever the scan time is."""
-        dog = self.spec.regulatory.watchdog
+        dog = None if self._handshake is None else self._handshake.watchdog
+        pause_s = _WATCH_S if dog is None else dog.period_s / _WATCHES_PER_HEARTBEAT
         while True:
-            await asyncio.sleep(dog.heartbeat_s / _WATCHES_PER_HEARTBEAT)
-            if self.regulatory.watch(self.clock.wall_time()):
+            await asyncio.sleep(pause_s)
+            if self.regulatory.watch(self.clock.wall_time()) or self._ended:
+                self._ended = False
                 log.warning("plant %s sheds to LOCAL: %s", self.spec.name, self.regulatory.shed_reason)
-                await self._publish(self._regulatory_values(self._time_s))
+                await self._publish(self._layer_values(self._time_s))
+
+    def _session_ended(self, who: str) -> None:
+        self._ended = self.regulatory.lost(who) or self._ended
 
     async def _gate(self, node: ua.NodeId, value: ua.DataValue) -> ua.StatusCode:
         """Decide a client's write. The MV node shows the move in force, so a taken move appears with the next scan."""
         variant = value.Value
-        if node == self._reg_ids[Reg.CONTROLLER_HEARTBEAT]:
+        if self._handshake is None:
+            return ua.StatusCode(ua.StatusCodes.BadNotWritable)
+        if node == self._nodes.get("handshake.watchdog.node"):
             if variant is None or variant.VariantType is not ua.VariantType.UInt32 or variant.is_array:
                 return ua.StatusCode(ua.StatusCodes.BadTypeMismatch)
-            self.regulatory.beat(int(variant.Value), self.clock.wall_time())
+            if not self.regulatory.beat(int(variant.Value), self.clock.wall_time(), caller()):
+                held = bool(self.regulatory.holder)
+                return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied if held else ua.StatusCodes.BadInvalidState)
             await self._publish([(node, ua.DataValue(variant, SourceTimestamp=to_datetime(self._time_s)))])
             return ua.StatusCode()
         if node not in self._mv_of:
@@ -273,45 +285,63 @@ class PlantServer:
         if variant is None or variant.VariantType is not ua.VariantType.Double or variant.is_array:
             return ua.StatusCode(ua.StatusCodes.BadTypeMismatch)
         name, move = self._mv_of[node], float(variant.Value)
-        if why := self.regulatory.refusal(name, move):
+        if why := self.regulatory.refusal(name, move, caller()):
             log.info("refused a move: %s", why[1])
             return ua.StatusCode(_STATUS_OF_REFUSAL[why[0]])
-        self.regulatory.write({name: move})
+        self.regulatory.write({name: move}, caller())
         return ua.StatusCode()
 
     async def _request_mode(self, _parent: ua.NodeId, *arguments: ua.Variant) -> ua.CallMethodResult:
-        if len(arguments) != 1:
-            missing = not arguments
-            code = ua.StatusCodes.BadArgumentsMissing if missing else ua.StatusCodes.BadTooManyArguments
-            return ua.CallMethodResult(StatusCode=ua.StatusCode(code))
-        if arguments[0].VariantType is not ua.VariantType.Int32 or arguments[0].is_array:
-            return ua.CallMethodResult(
-                StatusCode=ua.StatusCode(ua.StatusCodes.BadInvalidArgument),
-                InputArgumentResults=[ua.StatusCode(ua.StatusCodes.BadTypeMismatch)],
-            )
+        if wrong := _misfit(arguments, ua.VariantType.Int32):
+            return wrong
+        return await self._asked(
+            lambda: self.regulatory.request_mode(int(arguments[0].Value), self.clock.wall_time(), caller())
+        )
+
+    async def _take_local(self, _parent: ua.NodeId, *arguments: ua.Variant) -> ua.CallMethodResult:
+        if wrong := _misfit(arguments, ua.VariantType.String):
+            return wrong
+        who = "".join(c for c in str(arguments[0].Value or "") if c.isprintable()).strip()
+
+        def take() -> str:
+            if not who or len(who) > MAX_TEXT:
+                return f"say who takes the plant, in at most {MAX_TEXT} characters"
+            self.regulatory.take_local(f"taken into local control by {who}")
+            return ""
+
+        return await self._asked(take)
+
+    async def _asked(self, decide: Callable[[], str]) -> ua.CallMethodResult:
         before = self.regulatory.mode
-        refusal = self.regulatory.request_mode(int(arguments[0].Value), self.clock.wall_time())
+        refusal = decide()
         if self.regulatory.mode is not before:
-            log.info("plant %s is in %s", self.spec.name, self.regulatory.mode.name)
-        await self._publish(self._regulatory_values(self._time_s))
+            log.info("plant %s is in %s: %s", self.spec.name, self.regulatory.mode.name, caller())
+        await self._publish(self._layer_values(self._time_s))
         return ua.CallMethodResult(OutputArguments=[ua.Variant(refusal, ua.VariantType.String)])
 
-    def _probe_port(self, port: int) -> None:
+    def _probe_port(self, server: BoundedServer) -> None:
         """Find a taken port before the address space is built, which takes seconds."""
+        assert server.socket_address is not None
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with contextlib.closing(socket.socket(family)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self.host, port))
+                probe.bind(server.socket_address)
             except OSError as e:
-                raise self._taken(port, e) from e
+                raise server.taken(e) from e
 
-    def _taken(self, port: int, error: OSError) -> LinkError:
-        return LinkError(
-            f"cannot listen on port {port} of {self.host}: {error.strerror or error}",
-            self.endpoint,
-            "Stop the program that uses the port, or give another endpoint.",
+
+def _misfit(arguments: tuple[ua.Variant, ...], kind: ua.VariantType) -> ua.CallMethodResult | None:
+    """The answer to arguments that are not one single value of `kind`."""
+    if len(arguments) != 1:
+        code = ua.StatusCodes.BadTooManyArguments if arguments else ua.StatusCodes.BadArgumentsMissing
+        return ua.CallMethodResult(StatusCode=ua.StatusCode(code))
+    if arguments[0].VariantType is not kind or arguments[0].is_array:
+        return ua.CallMethodResult(
+            StatusCode=ua.StatusCode(ua.StatusCodes.BadInvalidArgument),
+            InputArgumentResults=[ua.StatusCode(ua.StatusCodes.BadTypeMismatch)],
         )
+    return None
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -28,6 +28,7 @@ from dashboard.view import History, OperatorView, Reading, Series
 from historian import Historian
 from historian.recorder import record
 from plant.clock import ScaledClock
+from plant.handshake import SIMULATED
 from plant.link import Quality
 from plant.opcua.client import OpcUaLink
 from plant.opcua.controller_client import ControllerAlarm, ControllerSnapshot, Margin, Prediction
@@ -52,6 +53,7 @@ def heater_spec(**changes: Any) -> PlantSpec:
         "endpoint": "opc.tcp://127.0.0.1:0/heater",
         "sample_time_s": 5.0,
         "scan_time_s": 2.5,
+        "handshake": {**SIMULATED.model_dump(), "watchdog": {**SIMULATED.watchdog.model_dump(), "misses": 5}},
         "tags": [
             tag("T", "CV", "degC", (0.0, 150.0), 50.0, noise=0.05, critical=True, stale_s=60),
             tag("D", "DV", "degC", (-20.0, 20.0), 0.0, noise=0.05),
@@ -64,7 +66,6 @@ def heater_spec(**changes: Any) -> PlantSpec:
         "targets": [{"tag": "T", "value": 50.0, "limits": (30.0, 80.0), "scale": 10.0}],
         "regulatory": {
             "loops": [{"mv": "U", "pv": "T", "set_point": 50.0, "gain": 1.0, "integral_s": 20.0}],
-            "watchdog": {"heartbeat_s": 1.0, "misses": 5},
         },
         **changes,
     }

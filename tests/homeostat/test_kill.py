@@ -34,7 +34,8 @@ async def _until(condition: Callable[[], bool], seconds: float, what: str) -> fl
 
 async def test_the_reactor_is_in_local_control_within_three_heartbeats(tmp_path: Path) -> None:
     spec = load_spec("reactor")
-    dog = spec.regulatory.watchdog
+    assert spec.handshake is not None
+    patience_s = spec.handshake.watchdog.patience_s
     plant = SimulatedPlant(spec, seed=3, conditions=Drawn(load_scenario("day", spec)))
     with socket.create_server(("127.0.0.1", 0)) as s:
         port = s.getsockname()[1]
@@ -61,7 +62,7 @@ async def test_the_reactor_is_in_local_control_within_three_heartbeats(tmp_path:
             assert server.regulatory.mode is PlantMode.REMOTE
             controller.send_signal(signal.SIGKILL)
             took = await _until(lambda: server.regulatory.mode is PlantMode.LOCAL, 30, "local control")
-            assert took <= dog.misses * dog.heartbeat_s + 1.0, "three heartbeats, and a second for a busy machine"
+            assert took <= patience_s + 1.0, "three heartbeats, and a second for a busy machine"
             assert "heartbeat" in server.regulatory.shed_reason
             hottest, until = 0.0, time.monotonic() + 15.0  # five plant minutes: a runaway takes less
             while time.monotonic() < until:

@@ -23,6 +23,7 @@ def make_spec(**regulatory) -> PlantSpec:
             "endpoint": "opc.tcp://127.0.0.1:4840/tank",
             "sample_time_s": 5.0,
             "scan_time_s": DT,
+            "handshake": "simulated",
             "tags": [
                 {"name": "T", "role": "CV", "description": "t", "unit": "K", "range": (0, 200), "nominal": 50, "node_id": "ns=2;s=tank.T"},
                 {"name": "U", "role": "MV", "description": "u", "unit": "K", "range": (0, 100), "nominal": 30, "node_id": "ns=2;s=tank.U",
@@ -33,7 +34,6 @@ def make_spec(**regulatory) -> PlantSpec:
             "regulatory": {
                 "loops": [{"mv": "U", "pv": "T", "set_point": 60.0, "gain": 2.0, "integral_s": 20.0}],
                 "interlocks": [{"tag": "T", "trip": 90.0, "reset": 80.0, "moves": {"U": 0.0}}],
-                "watchdog": {"heartbeat_s": 1.0, "misses": 3},
                 **regulatory,
             },
         }

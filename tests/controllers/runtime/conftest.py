@@ -16,6 +16,7 @@ from controllers.contracts import Controller, Decision, Mode, Observation, Statu
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.loop import ControlLoop
 from plant.errors import LinkError
+from plant.handshake import SIMULATED
 from plant.link import PlantMode, Quality, Receipt, Sample, Value
 from plant.process import Array
 from plant.regulatory import RegulatoryLayer
@@ -52,6 +53,7 @@ def heater_spec(**changes: Any) -> PlantSpec:
         "endpoint": "opc.tcp://127.0.0.1:0/heater",
         "sample_time_s": 4.0,
         "scan_time_s": 0.5,
+        "handshake": {**SIMULATED.model_dump(), "watchdog": {**SIMULATED.watchdog.model_dump(), "period_s": 0.1}},
         "tags": [
             tag("T", "CV", (0.0, 150.0), 50.0, noise=0.05, critical=True),
             tag("F", "AUX", (0.0, 10.0), 1.0),
@@ -65,7 +67,6 @@ def heater_spec(**changes: Any) -> PlantSpec:
         "targets": [{"tag": "T", "value": 50.0, "limits": (30.0, 80.0), "scale": 10.0}],
         "regulatory": {
             "loops": [{"mv": "U", "pv": "T", "set_point": 50.0, "gain": 1.0, "integral_s": 20.0}],
-            "watchdog": {"heartbeat_s": 0.1, "misses": 3},
         },
         **changes,
     }

@@ -22,6 +22,7 @@ from controllers.runtime.nodes import ControllerServer
 from plant.clock import ScaledClock
 from plant.controller_nodes import Variable, controller_node_id
 from plant.errors import LinkError
+from plant.handshake import SIMULATED
 from plant.link import PlantMode, Quality
 from plant.opcua.client import OpcUaLink
 from plant.opcua.controller_client import ControllerClient
@@ -166,7 +167,7 @@ async def test_operating_through_the_node_set(site):
             assert len(shown.prediction.moves["U"]) == 1
             assert shown.heartbeat > 0
             assert shown.cycles > 0
-            site.server.regulatory.request_mode(PlantMode.LOCAL, site.clock.wall_time())
+            site.server.regulatory.take_local("taken at the plant")
             await eventually(lambda: site.mode is Mode.SHED, "shed")
             assert "shed" in await asyncio.to_thread(shown_alarms, client, "shed")
             assert await asyncio.to_thread(client.acknowledge, "shed", "ann") == ""
@@ -194,7 +195,9 @@ async def test_nodes_are_read_only_and_wrong_arguments_are_refused(site):
 
 
 async def test_killed_controller_leaves_the_plant_in_local_within_three_heartbeats(make_spec, make_heater):
-    spec = make_spec(regulatory=make_spec().regulatory.model_dump() | {"watchdog": {"heartbeat_s": 0.5, "misses": 3}})
+    spec = make_spec(
+        handshake={**SIMULATED.model_dump(), "watchdog": {**SIMULATED.watchdog.model_dump(), "period_s": 0.5}}
+    )
     heater = make_heater()
     script = Path(__file__).with_name("controller_process.py")
     clock = ScaledClock(SPEED)

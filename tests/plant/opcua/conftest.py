@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plant.handshake import SIMULATED
 from plant.process import Array
 from plant.spec import PlantSpec
 
@@ -39,12 +40,12 @@ class Heater:
         return {"T": np.array([T]), "D": np.array([self.D]), "F": np.array([self.F])}
 
 
-def heater_dict(**changes: Any) -> dict[str, Any]:
+def _heater(**changes: Any) -> dict[str, Any]:
     def tag(
         name: str, role: str, unit: str, bounds: tuple[float, float], nominal: float, **more: Any
     ) -> dict[str, Any]:
         return {"name": name, "role": role, "description": f"Signal {name}", "unit": unit, "range": bounds,
-                "nominal": nominal, "node_id": f"ns=2;s=heater.{name}", **more}  # fmt: skip
+                "nominal": nominal, "node_id": f"p:s=heater.{name}", **more}  # fmt: skip
 
     return {
         "name": "heater",
@@ -52,6 +53,8 @@ def heater_dict(**changes: Any) -> dict[str, Any]:
         "endpoint": "opc.tcp://127.0.0.1:0/heater",
         "sample_time_s": 2.0,
         "scan_time_s": 1.0,
+        "namespaces": {"p": "urn:homeostat:plant"},
+        "handshake": {**SIMULATED.model_dump(), "watchdog": {**SIMULATED.watchdog.model_dump(), "period_s": 0.2}},
         "tags": [
             tag("T", "CV", "degC", (0.0, 150.0), 50.0, critical=True),
             tag("D", "DV", "degC", (-20.0, 20.0), 0.0),
@@ -63,15 +66,20 @@ def heater_dict(**changes: Any) -> dict[str, Any]:
         "regulatory": {
             "loops": [{"mv": "U", "pv": "T", "set_point": 50.0, "gain": 2.0, "integral_s": 10.0}],
             "interlocks": [{"tag": "T", "trip": 100.0, "reset": 90.0, "moves": {"U": 0.0}}],
-            "watchdog": {"heartbeat_s": 0.2, "misses": 3},
         },
         **changes,
     }
 
 
 @pytest.fixture(scope="session")
+def heater_dict() -> Callable[..., dict[str, Any]]:
+    """What a file says of the heater, with some fields changed."""
+    return _heater
+
+
+@pytest.fixture(scope="session")
 def heater_spec() -> PlantSpec:
-    return PlantSpec.model_validate(heater_dict())
+    return PlantSpec.model_validate(_heater())
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +92,7 @@ def spec_with() -> Callable[..., PlantSpec]:
     """The heater's spec with fields of some tags changed: spec_with(T={"unit": "K"})."""
 
     def build(**tags: dict[str, Any]) -> PlantSpec:
-        data = heater_dict()
+        data = _heater()
         for tag in data["tags"]:
             tag.update(tags.get(tag["name"], {}))
         return PlantSpec.model_validate(data)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import time
 
 import pytest
 import pytest_asyncio
@@ -17,6 +18,7 @@ from plant.link import PlantMode, Quality
 from plant.opcua.client import OpcUaLink, Severity, check
 from plant.opcua.nodes import to_datetime
 from plant.opcua.server import PlantServer
+from plant.spec import PlantSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,7 +37,7 @@ async def plant(served, heater_spec, make_heater):
     served.process = make_heater()
     for tag in heater_spec.online:
         served.release(tag.name)
-    served.regulatory.request_mode(PlantMode.LOCAL, 0.0)
+    served.regulatory.take_local("the next test")
     for _ in range(40):
         await served.scan()
     async with OpcUaLink(heater_spec, ScaledClock(), served.endpoint) as link:
@@ -62,7 +64,7 @@ class Collector:
 
 async def test_read_has_values_quality_and_plant_time(plant):
     server, link = plant
-    server.process.F = 12.0
+    server.process.F = 10.1
     server.override("D", quality=Quality.BAD)
     await server.scan()
     sample = await link.read()
@@ -194,9 +196,9 @@ async def test_secure_channel_is_renewed(plant, heater_spec, monkeypatch, eventu
 
 async def test_unknown_node_is_named(plant, spec_with):
     server, _ = plant
-    spec = spec_with(F={"node_id": "ns=2;s=heater.Nowhere"})
+    spec = spec_with(F={"node_id": "p:s=heater.Nowhere"})
     async with OpcUaLink(spec, ScaledClock(), server.endpoint) as link:
-        with pytest.raises(LinkError, match=r"no node for F \(ns=2;s=heater\.Nowhere\)"):
+        with pytest.raises(LinkError, match=r"no node for F \(p:s=heater\.Nowhere\)"):
             await link.read()
     findings = await check(spec, server.endpoint)
     (finding,) = [f for f in findings if f.severity is Severity.ERROR]
@@ -213,13 +215,13 @@ async def test_check_agrees_with_a_right_file_and_names_what_is_wrong(plant, spe
     spec = spec_with(
         T={"unit": "K"},
         D={"range": (-10.0, 10.0)},
-        V={"node_id": "ns=2;s=heater.Regulatory.Heartbeat"},
-        U={"node_id": "ns=2;s=heater.Regulatory.ShedReason"},
+        V={"node_id": "p:s=Regulatory.Heartbeat"},
+        U={"node_id": "p:s=Regulatory.ShedReason"},
     )
     found = {(f.tag, f.severity): f for f in await check(spec, server.endpoint)}
     assert "'degC'" in found["T", Severity.WARNING].what
     texts = [f.what for f in await check(spec, server.endpoint) if f.tag == "D"]
-    assert any("outside range" in t for t in texts)
+    assert any("out of range: -15" in t for t in texts)
     assert any("EURange is [-20.0, 20.0]" in t for t in texts)
     assert "may not be written" in found["V", Severity.ERROR].what
     assert any("String" in f.what for f in await check(spec, server.endpoint) if f.tag == "U")
@@ -320,7 +322,7 @@ async def test_silent_network_is_noticed_and_survived(plant, heater_spec, eventu
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def foreign(free_port):
+async def foreign(free_port, heater_dict):
     """A plant of another make: an Int32 and a Float MV, no regulatory layer, no engineering data."""
     server = Server()
     await server.init()
@@ -335,18 +337,20 @@ async def foreign(free_port):
         nodes[name] = await server.nodes.objects.add_variable(f"ns=2;s=heater.{name}", f"2:{name}", 20, kind)
     for name in ("U", "V"):
         await nodes[name].set_writable()
+    spec = PlantSpec.model_validate(heater_dict(namespaces={"p": "urn:foreign"}, handshake=None))
     async with server:
-        yield endpoint, nodes
+        yield endpoint, nodes, spec
 
 
-async def test_foreign_plant_is_written_in_its_own_types_and_has_no_mode(foreign, heater_spec):
-    endpoint, nodes = foreign
-    stamp = to_datetime(START)
+async def test_foreign_plant_is_written_in_its_own_types_and_has_no_mode(foreign):
+    endpoint, nodes, heater_spec = foreign
+    now_s = round(time.time()) - 2.0
+    stamp = to_datetime(now_s)
     await nodes["T"].write_value(ua.DataValue(ua.Variant(21.5, ua.VariantType.Double), SourceTimestamp=stamp))
     async with OpcUaLink(heater_spec, ScaledClock(), endpoint) as link:
         sample = await link.read()
         assert (sample.mode, sample.heartbeat, link.speed) == (None, None, 1.0)
-        assert (sample.values["T"].value, sample.values["T"].time_s) == (21.5, START)
+        assert (sample.values["T"].value, sample.values["T"].time_s) == (21.5, now_s)
         assert (await link.write({"U": 12.5, "V": 41.7})).ok
         assert await nodes["U"].read_value() == 12.5
         assert await nodes["V"].read_value() == 42
@@ -358,8 +362,8 @@ async def test_foreign_plant_is_written_in_its_own_types_and_has_no_mode(foreign
     assert not [f for f in found if f.severity is Severity.ERROR]
 
 
-async def test_foreign_values_that_are_no_numbers_are_bad(foreign, heater_spec):
-    endpoint, nodes = foreign
+async def test_foreign_values_that_are_no_numbers_are_bad(foreign):
+    endpoint, nodes, heater_spec = foreign
     await nodes["T"].write_value(ua.DataValue(ua.Variant(math.nan, ua.VariantType.Double)))
     async with OpcUaLink(heater_spec, ScaledClock(), endpoint) as link:
         value = (await link.read()).values["T"]

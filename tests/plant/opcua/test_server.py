@@ -12,7 +12,7 @@ from asyncua import Client, ua
 from plant.clock import LockStepClock, ScaledClock
 from plant.errors import LinkError, SpecError
 from plant.link import PlantMode, Quality
-from plant.opcua.nodes import Reg, regulatory_node_id, regulatory_node_ids, to_seconds
+from plant.opcua.nodes import to_seconds
 from plant.opcua.server import PlantServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,7 +36,7 @@ async def plant(served, make_heater):
     server.process = make_heater()
     for tag in server.spec.online:
         server.release(tag.name)
-    server.regulatory.request_mode(PlantMode.LOCAL, 0.0)
+    server.regulatory.take_local("the next test")
     for _ in range(40):  # long enough for every output to come home at its rate
         await server.scan()
     return server, client
@@ -46,12 +46,12 @@ def node(client: Client, tag: str):
     return client.get_node(f"ns=2;s=heater.{tag}")
 
 
-def reg(client: Client, name: Reg):
-    return client.get_node(f"ns=2;s=heater.Regulatory.{name.value}")
+def reg(client: Client, name: str):
+    return client.get_node(f"ns=2;s=Regulatory.{name}")
 
 
 async def request_mode(client: Client, *arguments: ua.Variant):
-    parent = client.get_node("ns=2;s=heater.Regulatory")
+    parent = client.get_node("ns=2;s=Regulatory")
     return await parent.call_method("2:RequestMode", *arguments)
 
 
@@ -70,7 +70,7 @@ async def test_engineering_data_is_visible_to_any_client(plant):
     names = [(await n.read_browse_name()).Name for n in await found.get_children()]
     assert names == ["T", "D", "F", "U", "V", "Regulatory"], "every online tag, no hidden one"
     for tag in server.spec.online:
-        n = client.get_node(tag.node_id)
+        n = client.get_node(f"ns=2;s=heater.{tag.name}")
         assert await n.read_type_definition() == ua.NodeId(ua.ObjectIds.AnalogItemType)
         assert await n.read_data_type() == ua.NodeId(ua.ObjectIds.Double)
         assert (await n.read_description()).Text == tag.description
@@ -80,22 +80,19 @@ async def test_engineering_data_is_visible_to_any_client(plant):
         assert units.DisplayName.Text == tag.unit
         writable = ua.AccessLevel.CurrentWrite in await n.get_user_access_level()
         assert writable is (tag.role == "MV")
-    ids = regulatory_node_ids(server.spec)
-    assert ids[Reg.MODE] == "ns=2;s=heater.Regulatory.Mode"
-    assert regulatory_node_id(server.spec) == "ns=2;s=heater.Regulatory"
-    assert await reg(client, Reg.CLOCK_SPEED).read_value() == float("inf")
+    assert await reg(client, "ClockSpeed").read_value() == float("inf")
 
 
 async def test_each_scan_stamps_plant_time(plant):
     server, client = plant
     before = await node(client, "T").read_data_value()
-    beats = await reg(client, Reg.HEARTBEAT).read_value()
+    beats = await reg(client, "Heartbeat").read_value()
     await server.scan()
     await server.scan()
     after = await node(client, "T").read_data_value()
     assert to_seconds(after.SourceTimestamp) - to_seconds(before.SourceTimestamp) == 2 * server.spec.scan_time_s
     assert (to_seconds(after.SourceTimestamp) - START) % 1.0 == 0.0
-    assert await reg(client, Reg.HEARTBEAT).read_value() == beats + 2
+    assert await reg(client, "Heartbeat").read_value() == beats + 2
     assert after.ServerTimestamp is not None
 
 
@@ -115,12 +112,12 @@ async def test_failed_sensor_is_bad_without_a_value_and_trips_the_interlock(plan
     bad = await node(client, "T").read_data_value(raise_on_bad_status=False)
     assert bad.StatusCode.value == ua.StatusCodes.BadSensorFailure
     assert bad.Value.Value is None
-    assert await reg(client, Reg.INTERLOCK).read_value() is True
+    assert await reg(client, "Interlock").read_value() is True
     assert "interlock active on T" in await request_mode(client, int32(1))
     server.process.T_bad = False
     await server.scan()
     assert (await node(client, "T").read_data_value()).StatusCode.is_good()
-    assert await reg(client, Reg.INTERLOCK).read_value() is False
+    assert await reg(client, "Interlock").read_value() is False
 
 
 async def test_value_outside_the_engineering_range_is_uncertain(plant):
@@ -147,9 +144,9 @@ async def test_every_refused_write_has_a_real_status(plant):
     assert await status_of_write(client, u, int32(31)) == "BadTypeMismatch"
     assert await status_of_write(client, u, ua.Variant([31.0], ua.VariantType.Double)) == "BadTypeMismatch"
     assert await status_of_write(client, node(client, "T"), double(31.0)) == "BadNotWritable"
-    assert await status_of_write(client, reg(client, Reg.MODE), int32(1)) == "BadNotWritable"
+    assert await status_of_write(client, reg(client, "Mode"), int32(1)) == "BadNotWritable"
     assert await status_of_write(client, node(client, "X"), double(31.0)) == "BadNodeIdUnknown"
-    assert await status_of_write(client, reg(client, Reg.CONTROLLER_HEARTBEAT), int32(1)) == "BadTypeMismatch"
+    assert await status_of_write(client, reg(client, "ControllerHeartbeat"), int32(1)) == "BadTypeMismatch"
     server.process.T = 120.0
     await server.scan()
     assert await status_of_write(client, u, double(31.0)) == "BadRequestNotAllowed"
@@ -213,17 +210,17 @@ async def test_silent_controller_is_shed_without_a_bump(plant, eventually):
     await node(client, "U").write_value(45.0)
     for _ in range(5):
         await server.scan()
-    heartbeat = reg(client, Reg.CONTROLLER_HEARTBEAT)
+    heartbeat = reg(client, "ControllerHeartbeat")
     for counter in range(1, 15):  # beating, it stays in REMOTE for far longer than three heartbeats
         await heartbeat.write_value(ua.Variant(counter, ua.VariantType.UInt32))
-        assert await reg(client, Reg.MODE).read_value() == PlantMode.REMOTE
+        assert await reg(client, "Mode").read_value() == PlantMode.REMOTE
         await asyncio.sleep(0.05)
 
     async def local() -> bool:
-        return await reg(client, Reg.MODE).read_value() == PlantMode.LOCAL
+        return await reg(client, "Mode").read_value() == PlantMode.LOCAL
 
     await eventually(local, "the watchdog sheds, with no scan in between")
-    assert "heartbeat" in await reg(client, Reg.SHED_REASON).read_value()
+    assert "heartbeat" in await reg(client, "ShedReason").read_value()
     before = await node(client, "U").read_value()
     await server.scan()
     assert await node(client, "U").read_value() == pytest.approx(before, abs=1e-9)
@@ -280,9 +277,9 @@ async def test_late_scans_are_caught_up_none_is_skipped(heater_spec, make_heater
         Client(server.endpoint) as client,
     ):
         await eventually(lambda: server.scans > 60, "it goes on scanning, and still answers clients")
-        first = await reg(client, Reg.HEARTBEAT).read_data_value()
+        first = await reg(client, "Heartbeat").read_data_value()
         await eventually(lambda: server.scans > 90, "and on")
-        second = await reg(client, Reg.HEARTBEAT).read_data_value()
+        second = await reg(client, "Heartbeat").read_data_value()
         stamps_s = to_seconds(second.SourceTimestamp) - to_seconds(first.SourceTimestamp)
         assert stamps_s == pytest.approx(second.Value.Value - first.Value.Value)
         assert process.steps == server.scans
