@@ -30,6 +30,7 @@ def spec() -> PlantSpec:
         "endpoint": "opc.tcp://127.0.0.1:0/heater",
         "sample_time_s": 2.0,
         "scan_time_s": 0.5,
+        "handshake": "simulated",
         "tags": [
             _tag("T", "CV", "degC", (0.0, 150.0), 50.0, noise=0.05),
             _tag("F", "AUX", "L/min", (0.0, 10.0), 1.0),
