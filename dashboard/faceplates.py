@@ -274,7 +274,7 @@ def _tenths(value: float) -> str:
     return f"{value:.1f}" if math.isfinite(value) else "–"
 
 
-def _beat(count: int | None) -> str:
+def _beat(count: float | None) -> str:
     return "–" if count is None else str(count)
 
 
