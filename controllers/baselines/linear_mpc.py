@@ -31,7 +31,8 @@ class LinearMpc:
     """One quadratic program a sample for `batch` plants: the energy, limits and guardrails of `JepaMpc` on a linear
     `model` of the measurements (ARX or subspace, `models.rivals.registry.train_rival`).
 
-    Limits and rates of the moves hold exactly; guardrails are soft, ranked by price, so that there is always an answer.
+    Limits and rates of the moves hold exactly, operator limits but where those of the spec alone break a guardrail less (RECOVERY);
+    guardrails are soft, ranked by price, so that there is always an answer.
     Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples ahead.
     Disturbances are held at their last reading. A missing measurement is stood in for by the last one; a plant with none
     at all, or whose move in force is unknown, gets INFEASIBLE and its safe moves.
@@ -98,14 +99,24 @@ class LinearMpc:
             self._learn_bias(measured)
             previous = ((applied - self._low) / self._span).nan_to_num(0.5)
             low, high = ((_double(v) - self._low) / self._span for v in (targets.move_low, targets.move_high))
-            held = previous[:, None].expand(-1, self.horizon, -1)
-            free = self._predict(held)
-            step = self._solve(free, self._goals(targets), previous, low, high)
-            moves = _inside(held + step, previous, low, high, self._rate)
+            dropped = np.zeros(len(self._span), bool) if targets.dropped is None else targets.dropped
+            gone = torch.from_numpy(np.array(dropped, bool))
+            rate = torch.where(gone, 0.0, self._rate)
+            goals, free = self._goals(targets), self._predict(previous[:, None].expand(-1, self.horizon, -1))
+            moves = self._solve(free, goals, previous, low, high, rate)
+            worst = self._violation(moves)
+            beyond = torch.zeros(self.batch, dtype=torch.bool)
+            if bool((worst > _BROKEN).any()):  # operator limits bar no way that keeps the guardrails better
+                wide = self._solve(free, goals, previous, torch.zeros_like(low), torch.ones_like(high), rate)
+                beyond = (worst > _BROKEN) & (self._violation(wide) < worst - _BROKEN)
+                moves = torch.where(beyond[:, None, None], wide, moves)
             sound = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
             sound &= torch.isfinite(moves).all(-1).all(-1) & (not contradiction(self.spec, targets))
             moves = torch.where(sound[:, None, None], moves, self._safe)
-            return self._decision(moves, self._predict(moves), sound, began)
+            held = (gone & torch.isfinite(applied))[:, None]
+            moves = torch.where(held, previous[:, None], moves)
+            plan = torch.where(held, applied[:, None], moves * self._span + self._low)
+            return self._decision(plan.numpy(), self._predict(moves), sound, beyond, began)
 
     def _gains(self) -> Tensor:
         """d measurements / d scaled moves (horizon * n_measured x horizon * n_mv), the same wherever it is taken."""
@@ -149,24 +160,36 @@ class LinearMpc:
 
     def _goals(self, targets: Targets) -> Tensor:
         ahead = np.minimum(np.arange(self.horizon), targets.values.shape[1] - 1)
-        return _double(targets.values[:, ahead]).expand(self.batch, -1, -1)
+        goals = _double(targets.values[:, ahead])
+        if targets.left_out is not None:
+            goals[..., torch.from_numpy(np.array(targets.left_out, bool))] = torch.nan
+        return goals.expand(self.batch, -1, -1)
 
-    def _solve(self, free: Tensor, goals: Tensor, previous: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """The change (batch x horizon x n_mv, scaled) of moves held at `previous` that costs least."""
+    def _violation(self, moves: Tensor) -> Tensor:
+        """By how many scales (batch,) a plan falls short of a guardrail at worst."""
+        short = (self.config.guard - self._margins(self._predict(moves))).clamp(min=0)
+        return short.amax((1, 2)) if self.config.guardrails and self._rails else torch.zeros(len(moves))
+
+    def _solve(self, free: Tensor, goals: Tensor, previous: Tensor, low: Tensor, high: Tensor, rates: Tensor) -> Tensor:
+        """The moves (batch x horizon x n_mv, scaled) that cost least; `free` (batch x horizon x n_measured) is predicted of
+        moves held at `previous`, a target that is NaN is not asked for, and a rate of 0 is that of an MV that is not ours."""
         h, m, batch, c = self.horizon, len(self._span), self.batch, self.config
+        ours = (rates > 0).double().repeat(h)
         gain = self._gain.view(h, -1, h * m)
         hold = previous.repeat(1, h)
         # (rows, offset, what a unit below and above zero costs)
-        error = (free[..., self._columns] - goals) / self._scale
-        unit = torch.ones_like(error[0]).flatten()
-        terms = [((gain[:, self._columns] / self._scale[:, None]).flatten(0, 1), error.flatten(1), -unit, unit)]
+        asked = (~goals[0].isnan()).double().flatten()
+        error = ((free[..., self._columns] - goals) / self._scale).nan_to_num(0.0)
+        unit = torch.ones_like(asked)
+        rows = (gain[:, self._columns] / self._scale[:, None]).flatten(0, 1) * asked[:, None]
+        terms = [(rows, error.flatten(1), -unit, unit)]
         if c.guardrails and self._rails:
             past, slope = c.guard - self._margins(free), self._sign / self._rail_scale
             rows, price = (gain[:, self._watched] * slope[:, None]).flatten(0, 1), self._price.repeat(h)
             terms.append((rows, past.flatten(1), 0 * price, price))
-        eye, rate = torch.eye(h * m, dtype=torch.float64), self._rate.repeat(h).expand(batch, -1)
+        eye, rate = torch.eye(h * m, dtype=torch.float64), rates.repeat(h).expand(batch, -1)
         bounds = [(eye, hold - high.repeat(h)), (-eye, low.repeat(h) - hold)]
-        if bool((self._rate < 1.0).any()):
+        if bool((rates < 1.0).any()):
             bounds += [(self._difference, -rate), (-self._difference, -rate)]
         hard = torch.full((h * m,), _HARD, dtype=torch.float64)
         terms += [(rows, offset, 0 * hard, hard) for rows, offset in bounds]
@@ -174,23 +197,23 @@ class LinearMpc:
         share = self._effort_span.repeat(h) ** 2
         p = torch.diag(2 * c.effort / share + 1e-6) + 2 * c.suppression * self._difference.T @ self._difference
         q = 2 * c.effort * (hold - self._effort_low.repeat(h)) / share
-        p, a, least, most = (v.expand(batch, *v.shape) for v in (p, a, least, most))
-        x = qp.solve(p, q, a, offset, least, most, _STEPS * c.iterations)
-        return torch.nan_to_num(x).view(batch, h, m)
+        p, a, least, most = (v.expand(batch, *v.shape) for v in (p, a * ours, least, most))
+        x = qp.solve(p, q * ours, a, offset, least, most, _STEPS * c.iterations)
+        moves = previous[:, None] + torch.nan_to_num(x).view(batch, h, m)
+        return _inside(moves, previous, low, high, rates)
 
     def _margins(self, predicted: Tensor) -> Tensor:
         """Of predictions (batch x horizon x n_measured), in scales (batch x horizon x n_guardrail)."""
         rails = [g.margin(predicted[..., at]) for g, at in zip(self._rails, self._watched, strict=True)]
         return (torch.stack(rails, -1) if rails else predicted[..., :0]) / self._rail_scale
 
-    def _decision(self, moves: Tensor, predicted: Tensor, sound: Tensor, began: float) -> Decision:
+    def _decision(self, plan: Array, predicted: Tensor, sound: Tensor, beyond: Tensor, began: float) -> Decision:
         margins = self._margins(predicted) - self.config.guard
         violation = (-margins).clamp(min=0).amax((1, 2)) if self._rails else torch.zeros(self.batch)
         status = tuple(
             Status.INFEASIBLE if not ok else Status.RECOVERY if bad else Status.OPTIMAL
-            for ok, bad in zip(sound.tolist(), (violation > _BROKEN).tolist(), strict=True)
+            for ok, bad in zip(sound.tolist(), ((violation > _BROKEN) | beyond).tolist(), strict=True)
         )
-        plan = (moves * self._span + self._low).numpy()
         return Decision(
             moves=plan[:, 0],
             plan=plan,

@@ -67,9 +67,7 @@ class CompiledScpPlanner(ScpPlanner):
         self._kept: list[np.ndarray] = []  # what C points to
         self._setup = self._set_up()
 
-    def plan(
-        self, problem: Problem, warm: Tensor, deadline: float | None = None, *, trust_fallback: bool = True
-    ) -> Plan:
+    def _within(self, problem: Problem, warm: Tensor, deadline: float | None, trust_fallback: bool) -> Plan:
         budget = math.inf if deadline is None else deadline - time.perf_counter()
         return self._run(problem, warm, budget, int(trust_fallback))
 

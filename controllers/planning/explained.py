@@ -10,6 +10,7 @@ from plant.spec import PlantSpec
 _FAR = 0.05  # of what the target may be set to: nearer than that it is met
 _RESTS = 0.1  # of what is missing: a plan that changes less over its last sample has come to rest
 _BINDS = 1e-3  # of an MV's limits
+_COUNTS = 0.01  # scales of a guardrail: a plan that falls less short is told so by nobody
 _NEAR = 0.5  # scales of a guardrail: one with less to spare holds the plan
 
 
@@ -27,6 +28,16 @@ def unseen(spec: PlantSpec, measured: Array, applied: Array) -> str:
         return f"none of {', '.join(t.name for t in spec.measured)} can be read"
     blind = [t.name for t, u in zip(spec.mvs, applied.tolist(), strict=True) if not np.isfinite(u)]
     return f"the move in force of {', '.join(blind)} is not known" if blind else ""
+
+
+def beyond_limits(spec: PlantSpec, targets: Targets, move: Array) -> str:
+    """Of one plan whose first `move` (n_mv) leaves the operator limits: which, and why."""
+    out = [
+        f"{t.name} goes to {u:.4g} {t.unit}, outside {low:.4g} to {high:.4g}"
+        for t, u, low, high in zip(spec.mvs, move, targets.move_low, targets.move_high, strict=True)
+        if not low <= u <= high
+    ]
+    return f"no plan inside the operator's limits keeps every guardrail: {', '.join(out)}"
 
 
 def broken(guardrails: tuple[str, ...], margins: Array, scale: Array) -> str:
@@ -48,12 +59,16 @@ def short_of_target(
         reading = predicted[:, names.index(target.tag)]
         gap = abs(reading[-1] - wanted[-1, i])
         moving = abs(reading[-1] - reading[-2]) if len(reading) > 1 else 0.0
-        if gap <= _FAR * (high - low) or moving > _RESTS * gap:
+        if not np.isfinite(gap) or gap <= _FAR * (high - low) or moving > _RESTS * gap:
             continue
-        held = [
+        dropped = np.zeros(len(spec.mvs), bool) if targets.dropped is None else targets.dropped
+        held = [f"{t.name} is not ours to move" for t, out in zip(spec.mvs, dropped, strict=True) if out]
+        held += [
             f"{t.name} is at its limit"
-            for t, last, bottom, top in zip(spec.mvs, plan[-1], targets.move_low, targets.move_high, strict=True)
-            if min(last - bottom, top - last) <= _BINDS * (top - bottom)
+            for t, out, last, bottom, top in zip(
+                spec.mvs, dropped, plan[-1], targets.move_low, targets.move_high, strict=True
+            )
+            if not out and min(last - bottom, top - last) <= _BINDS * (top - bottom)
         ]
         if margins.size and (margins[-1] / scale).min() < _NEAR:
             held.append(f"{guardrails[int((margins[-1] / scale).argmin())]} holds it")
@@ -65,14 +80,19 @@ def short_of_target(
 def why(
     spec: PlantSpec, status: tuple[Status, ...], guardrails: tuple[str, ...], scale: Array, plan: Array, predicted: Array,
     margins: Array, targets: Targets, wanted: Array, measured: Array, applied: Array, deadline_s: float | None,
+    beyond: list[bool],
 ) -> tuple[str, ...]:  # fmt: skip
-    """`Decision.why` of a planner's answer; arrays with the batch in front but for `scale`."""
+    """`Decision.why` of a planner's answer; arrays with the batch in front but for `scale`. `beyond` (batch): which leave the
+    operator limits."""
     contradicted, said = contradiction(spec, targets), []
     for b, s in enumerate(status):
         if s is Status.INFEASIBLE:
             text = contradicted or unseen(spec, measured[b], applied[b]) or "the model's prediction is not a number"
         elif s is Status.RECOVERY:
-            text = broken(guardrails, margins[b], scale)
+            said_of = [beyond_limits(spec, targets, plan[b, 0])] if beyond[b] else []
+            if margins.size and (margins[b] / scale).min() <= -_COUNTS:
+                said_of.append(broken(guardrails, margins[b], scale))
+            text = "; ".join(said_of)
         elif s is Status.DEADLINE:
             text = f"the best found in {1e3 * (deadline_s or 0.0):.3g} ms"
         else:

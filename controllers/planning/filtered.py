@@ -27,6 +27,7 @@ class Filter(ABC):
     `FEASIBLE`), `INFEASIBLE` and the safe move where `inner` fails, answers nothing finite or is `INFEASIBLE` itself. Energies
     are `inner`'s and `moved`: how far the move is from the one asked for, root of the sum of squares of shares of the MVs' limits,
     each times the root of its `weights`; 0 where it is unchanged, NaN where none was asked for; filters behind each other add up.
+    A dropped MV stays at its move in force, whatever is asked of it, and counts as unchanged.
 
     `deadline_s`: wall time of a decision, None where there is no hurry; a filter that does not search may ignore it.
     """
@@ -56,7 +57,10 @@ class Filter(ABC):
         """The next move; see `controllers.contracts.Controller`."""
         began = time.perf_counter()
         answer = self._ask(observation, targets)
-        return self._passed_on(self._nearest(observation, targets, answer, began), answer, began)
+        if answer is not None:
+            answer = _left_alone(answer, observation, targets)
+        nearest = _left_alone(self._nearest(observation, targets, answer, began), observation, targets)
+        return self._passed_on(nearest, answer, began)
 
     def _ask(self, observation: Observation, targets: Targets) -> Decision | None:
         """What `inner` wants; None where it fails: an unusable answer must not take the guardrails with it."""
@@ -110,3 +114,12 @@ def asked_for(answer: Decision) -> np.ndarray:
     """For which plants (batch,) `answer` has moves at all."""
     sound = np.array([s is not Status.INFEASIBLE for s in answer.status])
     return sound & np.isfinite(np.asarray(answer.moves, dtype=np.float64)).all(-1)
+
+
+def _left_alone(decision: Decision, observation: Observation, targets: Targets) -> Decision:
+    """`decision` with the MVs that are not ours at their moves in force."""
+    if targets.dropped is None:
+        return decision
+    held = np.asarray(targets.dropped, bool) & np.isfinite(observation.applied)
+    plan = np.where(held[:, None], observation.applied[:, None], decision.plan)
+    return dataclasses.replace(decision, moves=np.where(held, observation.applied, decision.moves), plan=plan)

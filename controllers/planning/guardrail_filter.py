@@ -135,9 +135,11 @@ class GuardrailFilter(Filter, LatentController):
         """The moves asked for with a safe way on from the first where one is found, else the nearest safe ones."""
         asked = problem.asked
         assert asked is not None
-        ways = [asked, problem.fallback.expand_as(asked), *([] if self._plan is None else [self._plan])]
-        best = self._first_then(problem, ways[0])
-        for way in ways[1:]:
+        # The safe values may follow whatever operators ask: their limits never bar the fallback.
+        safe = self.planner.inside(problem.wide(), problem.fallback.expand_as(asked))
+        rest = [] if self._plan is None else [self.planner.inside(problem, self._plan)]
+        best = self._first_then(problem, self.planner.inside(problem, asked))
+        for way in [safe, *rest]:
             if bool((kept := _keeps(best)).all()):
                 return best
             other = self._first_then(problem, way)
@@ -161,15 +163,16 @@ class GuardrailFilter(Filter, LatentController):
         broken = _counted(plan)[:, 0] > 0
         if not bool(broken.any()):
             return plan
-        fallback = self.planner.assess(problem, problem.fallback.expand_as(plan.rollout.moves))
+        fallback = self.planner.assess(problem.wide(), problem.fallback.expand_as(plan.rollout.moves))
         first = self.constraints.rank == self.constraints.ranks[0]
         inside = (fallback.rollout.margins[..., first] >= 0).all(-1).all(-1)
         return _choose(broken & inside, plan, fallback)
 
     def _first_then(self, problem: Problem, way: Tensor) -> Plan:
-        """The first move asked for, then `way`."""
+        """The first move asked for, inside the limits, then `way` (batch x horizon x n_mv), inside the spec's."""
         assert problem.asked is not None
-        return self.planner.assess(problem, torch.cat([problem.asked[:, :1], way[:, 1:]], dim=1))
+        first = self.planner.inside(problem, problem.asked[:, :1])
+        return self.planner.assess(problem.wide(), torch.cat([first, way[:, 1:]], dim=1))
 
 
 def _counted(plan: Plan) -> Tensor:

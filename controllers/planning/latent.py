@@ -31,6 +31,7 @@ from plant.native import CompilerError
 Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
 _FORGETS = 0.9  # of the longest time a decision took after its plan, a sample
+_SAME = 1e-9  # of an MV's limits: rounding
 _SMOOTHING = 0.1  # of the errors' mean and mean size: about the last ten samples
 
 _PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "mppi": MppiPlanner}
@@ -46,6 +47,8 @@ class LatentController(ABC):
 
     Raises `ControlError` when the horizon is longer than the model was validated to.
     """
+
+    planner: Planner
 
     def __init__(
         self,
@@ -165,6 +168,8 @@ class LatentController(ABC):
         kept = margins * factor[:, None] * self._alarm[:, None, None] + self._tightened()
         required = kept / self.constraints.scale + self.config.guard
         values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
+        if targets.left_out is not None:
+            values[..., torch.from_numpy(np.array(targets.left_out, dtype=bool))] = torch.nan
         if values.shape[1] < self.config.horizon:
             values = torch.cat([values, values[:, -1:].expand(-1, self.config.horizon - values.shape[1], -1)], dim=1)
         return Problem(
@@ -173,7 +178,7 @@ class LatentController(ABC):
             previous=previous,
             low=(torch.from_numpy(np.array(targets.move_low, dtype=np.float64)) - self._low) / self._span,
             high=(torch.from_numpy(np.array(targets.move_high, dtype=np.float64)) - self._low) / self._span,
-            rate=self._rate,
+            rate=torch.where(_dropped(targets, self._rate), 0.0, self._rate),
             fallback=self._safe,
             targets=torch.stack([values[:, k, i] for i, k in enumerate(self._shown)], -1).expand(self.batch, -1, -1),
             bias=self._bias,
@@ -238,7 +243,12 @@ class LatentController(ABC):
         seen = seen & (not contradiction(self.spec, targets))
         finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
         moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
-        broken = (plan.violation * 100).floor().sum(-1) > 0
+        if targets.dropped is not None:  # what is not ours stays where it is, if anybody knows where
+            now = self._window[:, -1:, self.model.n_measured + self.model.n_dv :]
+            moves = torch.where(_dropped(targets, moves) & torch.isfinite(now), now, moves)
+        first = plan.rollout.moves[:, :1]
+        beyond = ((self.planner.inside(problem, first) - first).abs() > _SAME).any(-1)[:, 0]
+        broken = ((plan.violation * 100).floor().sum(-1) > 0) | beyond
         status = tuple(
             Status.INFEASIBLE if not ok
             else Status.RECOVERY if bad
@@ -250,7 +260,7 @@ class LatentController(ABC):
         now, n = self._window[:, -1].numpy(), self.model.n_measured
         told = why(
             self.spec, status, names, scale.numpy(), moves.numpy(), predicted, (margins * scale).numpy(), targets,
-            problem.targets.numpy(), now[:, :n], now[:, n + self.model.n_dv :], self.deadline_s,
+            problem.targets.numpy(), now[:, :n], now[:, n + self.model.n_dv :], self.deadline_s, beyond.tolist(),
         )  # fmt: skip
         return Decision(
             moves=moves[:, 0].numpy(),
@@ -266,6 +276,13 @@ class LatentController(ABC):
             energy={name: term.numpy() for name, term in plan.terms.items()},
             why=told,
         )
+
+
+def _dropped(targets: Targets, like: Tensor) -> Tensor:
+    """Which MVs (n_mv) are not ours to move."""
+    if targets.dropped is None:
+        return torch.zeros(like.shape[-1], dtype=torch.bool)
+    return torch.from_numpy(np.array(targets.dropped, dtype=bool))
 
 
 def _double(values: object) -> Tensor:

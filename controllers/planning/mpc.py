@@ -85,13 +85,16 @@ class JepaMpc(LatentController):
 
     def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
         problem = super()._problem(z, applied, targets, forecast)
-        return dataclasses.replace(problem, goal=self._goal(problem.targets, problem.dvs))
+        return dataclasses.replace(problem, goal=self._goal(problem))
 
-    def _goal(self, targets: Tensor, dvs: Tensor) -> Tensor | None:
-        """Where each predicted latent should be (batch x horizon x latent), less what predictions of that length missed."""
+    def _goal(self, problem: Problem) -> Tensor | None:
+        """Where each predicted latent should be (batch x horizon x latent), less what predictions of that length missed. A
+        target that is left out is where the model reads it now."""
         if self.goal is None:
             return None
-        d = self.model.denormalise(dvs, "dvs").flatten(0, 1)
+        reading = (self.model.read_out(problem.z) + problem.bias[:, 0])[:, None, self.planner.energy.columns]
+        targets = torch.where(problem.targets.isnan(), reading, problem.targets)
+        d = self.model.denormalise(problem.dvs, "dvs").flatten(0, 1)
         samples = self.goal.windows(targets.flatten(0, 1), d).double()
         windows = samples[:, None].expand(-1, self.model.config.window, -1)
         z = self.model.encode(windows, self._constants.repeat_interleave(self.horizon, 0))

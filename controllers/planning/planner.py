@@ -33,7 +33,8 @@ class Planner(ABC):
 
     Plans are ranked by violation of the guardrails, rank by rank, and only then by energy. The warm start and the fallback
     always compete, as they are; what a planner searches itself is constant in `config.blocks`, so blocking never loses
-    a safe way that was there. The model is used in float64; `scale_u`, `shift_u` map scaled moves to its own normalisation.
+    a safe way that was there. Operator limits bind what is planned for the task. A way that keeps the guardrails better than any
+    inside them may use all that the spec allows: they never bar the fallback. The model is used in float64; `scale_u`, `shift_u` map scaled moves to its own normalisation.
     """
 
     def __init__(
@@ -55,14 +56,28 @@ class Planner(ABC):
         fallback where that is better; `trust_fallback` no plan that breaks a guardrail of the first rank is worth more than
         the fallback itself, else the one that breaks the least is the answer.
 
-        **Returns:** the best plan visited. It always lies inside the limits and the rate of `problem`.
+        **Returns:** the best plan visited. It always lies inside the limits and the rate of `problem`, or, where no plan inside
+        these keeps the guardrails and another breaks them less, inside those of the spec.
         """
+        plan = self._within(problem, warm, deadline, trust_fallback)
+        broken = _counted(plan.violation)
+        some = broken.any(1).nonzero()[:, 0]
+        if not (problem.narrow and len(some)):
+            return plan
+        other = self._within(problem.part(some).wide(), plan.rollout.moves[some], deadline, trust_fallback)
+        energy = torch.zeros_like(other.energy)
+        wins = rank_key(other.violation, energy) < rank_key(plan.violation[some], energy)
+        wins |= (broken[some, 0] > 0) & trust_fallback
+        return _placed(plan, some, wins, other)
+
+    def _within(self, problem: Problem, warm: Tensor, deadline: float | None, trust_fallback: bool) -> Plan:
+        """`plan` inside the limits of `problem`, the fallback too."""
         clock = Clock(deadline)
         start, inputs = self.roll(problem, self.inside(problem, warm))
         fallback = self.roll(problem, self.inside(problem, problem.fallback.expand_as(warm)))[0]
         best, key = self._better(problem, start, self._key(problem, start), fallback)
         best, converged = self._search(problem, start, inputs, best, key, clock)
-        broken = (self._violation(problem, best)[:, 0] * 100).floor() > 0
+        broken = _counted(self._violation(problem, best))[:, 0] > 0
         return self._worth(problem, choose(broken & trust_fallback, best, fallback), converged, clock.late)
 
     @abstractmethod
@@ -95,13 +110,15 @@ class Planner(ABC):
         return Rollout(moves, states, measured, self.constraints.margins(model, states[:, 1:])), torch.stack(inputs, 1)
 
     def inside(self, problem: Problem, moves: Tensor) -> Tensor:
-        """`moves` cut to the limits and, step by step from the move in force, to the rate."""
+        """`moves` cut to the limits and, step by step from the move in force, to the rate: one that starts outside the limits
+        comes back as fast as it may. What is not ours stays."""
+        moves = torch.clamp(moves, problem.low, problem.high)
         if bool((problem.rate >= 1.0).all()):
-            return torch.clamp(moves, problem.low, problem.high)
-        last, out = problem.previous, []
+            return moves
+        last, ours, out = problem.previous, problem.rate > 0, []
         for k in range(moves.shape[1]):
-            last = torch.clamp(torch.maximum(torch.minimum(moves[:, k], last + problem.rate), last - problem.rate),
-                               problem.low, problem.high)  # fmt: skip
+            next_ = torch.maximum(torch.minimum(moves[:, k], last + problem.rate), last - problem.rate)
+            last = torch.where(ours, next_.clamp(0.0, 1.0), last)
             out.append(last)
         return torch.stack(out, dim=1)
 
@@ -131,6 +148,31 @@ class Planner(ABC):
     def _better(self, problem: Problem, best: Rollout, key: Tensor, other: Rollout) -> tuple[Rollout, Tensor]:
         new = self._key(problem, other)
         return choose(new < key, best, other), torch.minimum(new, key)
+
+
+def _counted(violation: Tensor) -> Tensor:
+    """Violation by rank (batch x rank) in the hundredths of a scale that count."""
+    return (violation.nan_to_num(torch.inf) * 100).floor()
+
+
+def _placed(plan: Plan, at: Tensor, wins: Tensor, other: Plan) -> Plan:
+    """`plan` with `other`, which is of plants `at`, where it `wins`."""
+    at = at[wins]
+
+    def put(whole: Tensor, part: Tensor) -> Tensor:
+        whole = whole.clone()
+        whole[at] = part[wins]
+        return whole
+
+    rollouts = zip(vars(plan.rollout).values(), vars(other.rollout).values(), strict=True)
+    return Plan(
+        Rollout(*(put(a, b) for a, b in rollouts)),
+        put(plan.violation, other.violation),
+        put(plan.energy, other.energy),
+        {name: put(term, other.terms[name]) for name, term in plan.terms.items()},
+        put(plan.converged, other.converged),
+        plan.late or other.late,
+    )
 
 
 def choose(wins: Tensor, best: Rollout, other: Rollout) -> Rollout:

@@ -18,8 +18,9 @@ class Problem:
     """One planning problem for `batch` plants. MVs are scaled 0..1 over [low, high] of the spec (`span` apart).
 
     `z` (batch x latent) now; `dvs` (batch x horizon x n_dv, normalised) expected disturbances; `previous` (batch x n_mv)
-    moves in force; `low`, `high` (n_mv) limits of this plan; `rate` (n_mv) largest move a sample; `fallback` (n_mv) the safe
-    moves; `targets` (batch x horizon x n_target) and `bias` (batch x horizon x n_measured), added to what the model reads
+    moves in force; `low`, `high` (n_mv) limits of this plan, as operators set them; `rate` (n_mv) largest move a sample, 0 for an
+    MV that is not ours to move and stays where it is; `fallback` (n_mv) the safe moves; `targets` (batch x horizon x n_target),
+    NaN where nothing is asked, and `bias` (batch x horizon x n_measured), added to what the model reads
     out, in the tags' units; `required` (batch x horizon x n_constraint) the least admissible margin, in scales of its
     guardrail. `conditions` (batch x
     2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none. `goal` (batch x horizon x
@@ -45,8 +46,17 @@ class Problem:
         """Every plant's problem `n` times in a row."""
         return self._each(lambda v: v.repeat_interleave(n, 0))
 
-    def part(self, plants: slice) -> Problem:
-        """The problems of some of the plants."""
+    @property
+    def narrow(self) -> bool:
+        """Whether operators leave less than the spec does of an MV that is ours to move."""
+        return bool((((self.low > 0) | (self.high < 1)) & (self.rate > 0)).any())
+
+    def wide(self) -> Problem:
+        """The same within the spec's limits alone: what the way to the safe side obeys."""
+        return dataclasses.replace(self, low=torch.zeros_like(self.low), high=torch.ones_like(self.high))
+
+    def part(self, plants: slice | Tensor) -> Problem:
+        """The problems of some of the plants: a slice of them, or which ones."""
         return self._each(lambda v: v[plants])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Problem:
@@ -168,7 +178,7 @@ class Energy:
             "effort": self.effort * effort.sum((1, 2)),
             "suppression": self.suppression * ((rollout.moves - before) ** 2).sum((1, 2)),
         }
-        return {**terms, "unrest": self._unrest(rollout).abs().sum(1)} if self.steady else terms
+        return {**terms, "unrest": self._unrest(rollout, problem).abs().sum(1)} if self.steady else terms
 
     def tracking(self, rollout: Rollout, problem: Problem) -> Tensor:
         """(batch,), summed over the horizon."""
@@ -178,8 +188,8 @@ class Energy:
         """`tracking` and unrest around `rollout`; `sensitivity` (batch x horizon x latent x n) of the latents to the moves,
         `read_out` (n_measured x latent) of the measurements to the latents."""
         batch, n = sensitivity.shape[0], sensitivity.shape[-1]
-        rows = ((read_out[self.columns] / self.scale[:, None]) @ sensitivity).flatten(1, 2)
-        last, offset = self.end(rollout, sensitivity, read_out)
+        rows = ((read_out[self.columns] / self.scale[:, None]) @ sensitivity * _asked(problem)[..., None]).flatten(1, 2)
+        last, offset = self.end(rollout, problem, sensitivity, read_out)
         return Convex(
             torch.cat([rows, last], 1),
             torch.cat([self._error(rollout, problem).flatten(1), offset], 1),
@@ -187,20 +197,27 @@ class Energy:
             rows.new_zeros(batch, n),
         )
 
-    def end(self, rollout: Rollout, sensitivity: Tensor, read_out: Tensor) -> tuple[Tensor, Tensor]:
+    def end(self, rollout: Rollout, problem: Problem, sensitivity: Tensor, read_out: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and offset of the unrest, as in `Convex`; none where it costs nothing."""
         if not self.steady:
             none = sensitivity[:, 0, :0]
             return none, none[..., 0]
         slope = (read_out[self.columns] / self.scale[:, None]) @ sensitivity[:, -2:].diff(dim=1).sum(1)
-        return self.steady * slope, self._unrest(rollout)
+        return self.steady * slope * _asked(problem)[:, -1, :, None], self._unrest(rollout, problem)
 
-    def _unrest(self, rollout: Rollout) -> Tensor:
+    def _unrest(self, rollout: Rollout, problem: Problem) -> Tensor:
         """How far the targets' measurements still move at the end, priced (batch x n_target)."""
-        return self.steady * rollout.measured[:, -2:, self.columns].diff(dim=1).sum(1) / self.scale
+        change = rollout.measured[:, -2:, self.columns].diff(dim=1).sum(1)
+        return self.steady * change / self.scale * _asked(problem)[:, -1]
 
     def _error(self, rollout: Rollout, problem: Problem) -> Tensor:
-        return (rollout.measured[..., self.columns] - problem.targets) / self.scale
+        error = (rollout.measured[..., self.columns] - problem.targets) / self.scale
+        return torch.where(problem.targets.isnan(), 0.0, error)
+
+
+def _asked(problem: Problem) -> Tensor:
+    """1 where a target is asked for, else 0 (batch x horizon x n_target)."""
+    return (~problem.targets.isnan()).to(problem.z)
 
 
 def rank_key(violation: Tensor, energy: Tensor) -> Tensor:

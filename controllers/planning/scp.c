@@ -174,19 +174,22 @@ static double clip(double v, double low, double high)
   return v < high ? v : high;
 }
 
+static int ours(const Problem *p, int64 i) { return p->rate[i] > 0.0; }
+
 static void inside(const Work *k, const Problem *p, int64 count, double *moves)
 {
   const int64 M = k->s->moves;
   int free_rate = 1;
   FOR(i, M) free_rate &= p->rate[i] >= 1.0;
   FOR(j, count) FOR(i, M) {
-    double v = moves[j * M + i];
+    double v = clip(moves[j * M + i], p->low[i], p->high[i]);
     const double last = j ? moves[(j - 1) * M + i] : p->previous[i];
     if (!free_rate) {
       v = v < last + p->rate[i] ? v : last + p->rate[i];
       v = v > last - p->rate[i] ? v : last - p->rate[i];
+      v = ours(p, i) ? clip(v, 0.0, 1.0) : last;
     }
-    moves[j * M + i] = clip(v, p->low[i], p->high[i]);
+    moves[j * M + i] = v;
   }
 }
 
@@ -203,13 +206,20 @@ static void blocked(Work *k, const Problem *p, double *moves)
   FOR(j, s->horizon) FOR(i, M) moves[j * M + i] = mean[s->block[j] * M + i];
 }
 
-static double error_of(const Setup *s, const Problem *p, const Roll *r, int64 j, int64 t)
+static int asked(const Setup *s, const Problem *p, int64 j, int64 t)
 {
-  return (r->measured[j * s->measured + s->target_column[t]] - p->target[j * s->targets + t]) / s->target_scale[t];
+  const double target = p->target[j * s->targets + t];
+  return target == target;
 }
 
-static double unrest(const Setup *s, const Roll *r, int64 t)
+static double error_of(const Setup *s, const Problem *p, const Roll *r, int64 j, int64 t)
 {
+  return !asked(s, p, j, t) ? 0.0 : (r->measured[j * s->measured + s->target_column[t]] - p->target[j * s->targets + t]) / s->target_scale[t];
+}
+
+static double unrest(const Setup *s, const Problem *p, const Roll *r, int64 t)
+{
+  if (!asked(s, p, s->horizon - 1, t)) return 0.0;
   const double *last = r->measured + (s->horizon - 1) * s->measured + s->target_column[t];
   return s->horizon > 1 ? s->steady * (last[0] - last[-s->measured]) / s->target_scale[t] : 0.0;
 }
@@ -228,7 +238,7 @@ static void judge(const Work *k, const Problem *p, Roll *r)
       energy += p->weight[j * M + i] * off * off + s->suppression * step * step;
     }
   }
-  if (s->steady > 0) FOR(t, s->targets) energy += fabs(unrest(s, r, t));
+  if (s->steady > 0) FOR(t, s->targets) energy += fabs(unrest(s, p, r, t));
   r->energy = energy;
   r->broken = r->lost = 0;
   const int64 ranks = s->guarded && s->constraints ? s->ranks : 0;
@@ -310,7 +320,7 @@ static int64 linearise(Work *k, const Problem *p)
     const int64 used = ((s->block[j] + 1) * M + LANES - 1) / LANES;
     memcpy(k->input_t, k->tangent, L * k->wide * sizeof(double));
     memset(k->input_t + L * k->wide, 0, M * k->wide * sizeof(double));
-    FOR(i, M) k->input_t[(L + i) * k->wide + s->block[j] * M + i] = s->scale_u[i];
+    FOR(i, M) if (ours(p, i)) k->input_t[(L + i) * k->wide + s->block[j] * M + i] = s->scale_u[i];
     memset(k->a_t, 0, f->width * k->wide * sizeof(double));
     memset(k->b_t, 0, f->width * k->wide * sizeof(double));
     multiply(f->w1, f->width, f->in, L + M, k->input_t, k->a_t, k->wide, used);
@@ -325,8 +335,8 @@ static int64 linearise(Work *k, const Problem *p)
       FOR(v, used) {
         lanes sum = {0};
         FOR(i, L) sum += gain[i] / s->target_scale[t] * ((lanes *)k->tangent)[i * n + v];
-        ((lanes *)row)[v] = sum;
-        if (s->steady > 0 && j >= H - 2)
+        if (asked(s, p, j, t)) ((lanes *)row)[v] = sum;
+        if (s->steady > 0 && j >= H - 2 && asked(s, p, H - 1, t))
           ((lanes *)(k->A + (last + t) * k->wide))[v] += (j == H - 1 ? s->steady : -s->steady) * sum;
       }
       k->offset[rows] = error_of(s, p, r, j, t);
@@ -341,7 +351,7 @@ static int64 linearise(Work *k, const Problem *p)
     }
   }
   if (s->steady > 0 && H > 1) FOR(t, s->targets) {
-    k->offset[rows] = unrest(s, r, t);
+    k->offset[rows] = unrest(s, p, r, t);
     k->low[rows] = -1.0;
     k->high[rows++] = 1.0;
   }
@@ -375,6 +385,7 @@ static int64 limits(Work *k, const Problem *p, int64 rows)
         k->p[v * k->wide + v] += 2 * p->weight[j * M + i];
         k->q[v] += 2 * p->weight[j * M + i] * (u[j * M + i] - p->reference[j * M + i]);
       }
+      if (!ours(p, i)) k->q[v] = 0.0;
       k->change[v] = step;
       k->offset[rows + v] = value - p->high[i];
       k->offset[rows + n + v] = p->low[i] - value;

@@ -119,7 +119,8 @@ class ScpPlanner(Planner):
         weight = 2 * e.effort / e.effort_span.repeat(h) ** 2
         p = tracking.p + torch.diag_embed((weight + PROXIMAL).expand(batch, n)) + 2 * s * (difference.mT @ difference)
         q = tracking.q + weight * (flat - e.effort_low.repeat(h)) + 2 * s * (difference.mT @ change[..., None])[..., 0]
-        a = torch.cat(rows, 1)
+        ours = (problem.rate > 0).to(dtype).repeat(h)
+        a, q = torch.cat(rows, 1) * ours, q * ours
         if self.config.blocks:
             spread = self._spread
             a, p, q = a @ spread, spread.mT @ p @ spread, q @ spread

@@ -88,7 +88,7 @@ def test_both_planners_make_the_same_plans(plant: str, options: dict[str, Any], 
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
     one, other = plans(compiled, problem), plans(tensors, problem)
     torch.testing.assert_close(one.energy, other.energy, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(one.violation, other.violation, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(one.violation, other.violation, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(one.rollout.moves, other.rollout.moves, rtol=0, atol=1e-3)
 
 
