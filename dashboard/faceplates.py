@@ -15,7 +15,6 @@ from plant.spec import Guardrail, Role, Tag
 _GOOD_PLANS = {"OPTIMAL", "FEASIBLE", ""}
 _BAD_PLANS = {"RECOVERY", "INFEASIBLE", "FALLBACK", "UNUSABLE"}
 _LATE_SAMPLES = 2.0  # a sample older than this many control samples is worth an eye
-_DISCLAIMER = "Research and education only. Not a medical device."
 _TO_RETURN = "To return:"
 _FALLBACK = "_fallback"  # how a controller names the margin of a guardrail's `fallback_tag`
 
@@ -84,8 +83,8 @@ def notices(view: OperatorView) -> str:
         out.append(_unreachable("The historian cannot be read", view.history_error))
     if view.plant_error:
         out.append(_unreachable("The plant cannot be reached", view.plant_error))
-    if view.spec.name.startswith("glucose"):
-        out.append(f'<div class="notice"><b>{_DISCLAIMER}</b></div>')
+    if view.spec.disclaimer:
+        out.append(f'<div class="notice"><b>{escape(view.spec.disclaimer)}</b></div>')
     return "".join(out)
 
 

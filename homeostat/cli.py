@@ -57,13 +57,17 @@ def historian_path(data_dir: Path, spec: PlantSpec) -> Path:
 
 
 def _load(plant: str) -> PlantSpec:
-    """The plant's spec; what its simulator must always be seen with goes to stderr."""
-    from simulators.registry import simulator_of
-
+    """The plant's spec; what it, or its simulator, must always be seen with goes to stderr."""
     spec = load_spec(plant)
-    if spec.simulator and (disclaimer := simulator_of(spec).disclaimer):
+    if disclaimer := _disclaimer(spec):
         err.print(f"[bold]{escape(disclaimer)}[/bold]", soft_wrap=True)
     return spec
+
+
+def _disclaimer(spec: PlantSpec) -> str:
+    from simulators.registry import simulator_of
+
+    return spec.disclaimer or (simulator_of(spec).disclaimer if spec.simulator else "")
 
 
 @app.callback()
@@ -102,7 +106,6 @@ def simulate(
     list_all: Annotated[bool, typer.Option("--list", help="List plants and their scenarios, and stop.")] = False,
 ) -> None:
     """Serve a simulated plant over OPC UA, with its own regulatory layer, living through a scenario."""
-    from simulators.registry import simulator_of
     from simulators.scenario import load_scenario
 
     if list_all:
@@ -117,7 +120,7 @@ def simulate(
         from homeostat.picture import draw
 
         run = rehearse(spec, chosen, seed, noise)
-        draw(spec, chosen, run, plot, simulator_of(spec).disclaimer)
+        draw(spec, chosen, run, plot, _disclaimer(spec))
         ended = f", ended early: {run.reason}" if run.reason else ""
         err.print(f"{spec.name}, {chosen.name}: {run.time_s[-1]:g} s of plant time in {plot}{escape(ended)}")
         return
@@ -137,7 +140,7 @@ def _list_plants(plant: str | None) -> None:
     table = Table("plant", "scenario", "what happens")
     for name in [plant] if plant else builtin_plants():
         spec = load_spec(name)
-        table.add_row(f"[bold]{escape(spec.name)}[/bold]", "", escape(spec.description))
+        table.add_row(f"[bold]{escape(spec.name)}[/bold]", "", escape(spec.about))
         for scenario in scenarios_of(spec):
             table.add_row("", scenario, escape(load_scenario(scenario, spec).description))
     out.print(table)
@@ -151,7 +154,7 @@ def check(plant: PlantName, endpoint: Endpoint = None, as_json: Json = False) ->
     from plant.opcua.check import Severity
     from plant.opcua.check import check as compare
 
-    spec = load_spec(plant)
+    spec = _load(plant)
     findings = asyncio.run(compare(spec, endpoint))
     if as_json:
         out.print_json(json.dumps([vars(f) | {"severity": str(f.severity)} for f in findings]))
@@ -171,7 +174,7 @@ def record(plant: PlantName, endpoint: Endpoint = None, data_dir: DataDir = _DAT
     """Record a plant into its historian until interrupted."""
     from homeostat import live
 
-    spec = load_spec(plant)
+    spec = _load(plant)
     path = historian_path(data_dir, spec)
     err.print(f"recording {spec.name} into {path}; Ctrl-C ends it")
     live.run_until_signal(lambda stop: live.record_live(spec, stop, endpoint=endpoint, historian=path))
@@ -222,7 +225,7 @@ def export(
     from historian import Historian
     from historian.parquet import export as write
 
-    spec = load_spec(plant)
+    spec = _load(plant)
     with Historian(historian_path(data_dir, spec), spec.name, read_only=True) as store:
         count = write(store, folder)
     err.print(f"{count} samples in {folder}", soft_wrap=True)
@@ -362,7 +365,7 @@ def dashboard(
     """Serve the operator page."""
     from dashboard.launch import command, page_url
 
-    spec = load_spec(plant)
+    spec = _load(plant)
     err.print(f"operator page: {page_url(port, host)}")
     argv = command(port, host, plant, historian_path(data_dir, spec), controller, endpoint)
     try:
@@ -378,7 +381,8 @@ def status(
     """Mode, sample age, margins, solve time and historian size of a running controller."""
     from homeostat.status import read_status
 
-    facts = read_status(load_spec(plant), controller, historian_path(data_dir, load_spec(plant)))
+    spec = _load(plant)
+    facts = read_status(spec, controller, historian_path(data_dir, spec))
     if as_json:
         out.print_json(json.dumps(facts))
     else:

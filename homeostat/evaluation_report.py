@@ -63,7 +63,7 @@ def table(spec: PlantSpec, rows: Sequence[Row]) -> tuple[list[str], list[list[st
 def markdown(spec: PlantSpec, rows: Sequence[Row], about: dict[str, Any]) -> str:
     """The table, and above it what it is of."""
     header, body = table(spec, rows)
-    lines = [f"# Evaluation of {spec.name}", "", spec.description, ""]
+    lines = [f"# Evaluation of {spec.name}", "", spec.about, ""]
     lines += [", ".join(f"{name} {value}" for name, value in about.items()) + ".", ""]
     lines += ["Mean over the seeds ± half of the 95 % interval; in brackets the paired difference from the first.", ""]
     for line in (header, ["---"] * len(header), *body):
@@ -91,7 +91,7 @@ def page(spec: PlantSpec, rows: Sequence[Row], about: dict[str, Any]) -> str:
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;color:#1b2a3a}}h2{{font-size:1rem}}
 table{{border-collapse:collapse}}td,th{{padding:.1rem .8rem;border-bottom:1px solid #ddd;text-align:left}}
 svg{{width:100%;height:auto}}</style>
-<h1>Evaluation of {html.escape(spec.name)}</h1><p>{html.escape(spec.description)}</p><p>{told}.</p>
+<h1>Evaluation of {html.escape(spec.name)}</h1><p>{html.escape(spec.about)}</p><p>{told}.</p>
 <table><tr>{head}</tr>{cells}</table>
 <p>Mean over the seeds ± half of the 95 % interval; in brackets the paired difference from the first controller.</p>
 <p>Trajectories: median (line), 5 to 95 % of the runs (band), and the worst run (dotted).</p>{sections}</html>

@@ -73,7 +73,7 @@ def write(
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;color:#1b2a3a}}h2{{font-size:1rem}}
 table{{border-collapse:collapse;columns:2}}td{{padding:.1rem .8rem;border-bottom:1px solid #ddd}}svg{{width:100%;height:auto}}
 .bad{{color:#c0392b;font-weight:bold}}.good{{color:#2e8b57}}</style>
-<h1>World model of {html.escape(model.spec.name)}</h1><p>{html.escape(model.spec.description)}</p><p>Made by <code>{html.escape(facts["command"])}</code>, revision
+<h1>World model of {html.escape(model.spec.name)}</h1><p>{html.escape(model.spec.about)}</p><p>Made by <code>{html.escape(facts["command"])}</code>, revision
 {html.escape(facts["revision"])}, {html.escape(facts["date"])}, {facts["seconds"]:g} s of training.
 Everything below was measured on runs that were neither trained nor calibrated on.</p>{verdict}{body}<table>{rows}</table></html>
 """,

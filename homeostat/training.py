@@ -216,7 +216,7 @@ def _card(spec: PlantSpec, facts: dict[str, Any], margins: torch.Tensor) -> str:
     suspect = "; ".join(facts["suspect"]) if facts["suspect"] else "no"
     return f"""# World model of {spec.name}
 
-{spec.description}
+{spec.about}
 
 Made by `{facts["command"]}` on {facts["date"]} (revision {facts["revision"]}, torch {facts["torch"]}) in
 {facts["seconds"]:g} s of training. Data {facts["data"]}: {hours}. Runs: {facts["runs"]["training"]} for training,

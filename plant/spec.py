@@ -276,10 +276,11 @@ class PlantSpec(_Strict):
     """A plant. `sample_time_s` is the control and model sample, `scan_time_s` the endpoint's own scan (plant seconds), a whole
     number of which make a sample. `namespaces`: alias -> namespace URI, for node ids written `alias:s=Name`. `handshake`: who
     holds the plant; without one it can be watched, and moved only by a controller whose fallback needs no other layer. A source
-    time further than `stamp_window_s` from now is none."""
+    time further than `stamp_window_s` from now is none. `disclaimer`: what must always be seen with the plant."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     description: str
+    disclaimer: str = ""
     endpoint: str
     sample_time_s: Annotated[float, Field(gt=0)]
     scan_time_s: Annotated[float, Field(gt=0)]
@@ -381,6 +382,11 @@ class PlantSpec(_Strict):
                 return t
         known = ", ".join(t.name for t in self.tags)
         raise SpecError(f"no tag '{name}'", f"plant {self.name}", f"Its tags are {known}.")
+
+    @property
+    def about(self) -> str:
+        """The description, and the disclaimer with it."""
+        return f"{self.description.rstrip('.')}. {self.disclaimer}" if self.disclaimer else self.description
 
     @property
     def folder(self) -> Path | None:

@@ -13,6 +13,7 @@ from dashboard.live import PlantState
 from dashboard.view import Entry, History, Reading
 from plant.link import PlantMode, Quality
 from plant.opcua.controller_client import Margin
+from plant.spec import load_spec
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -95,10 +96,11 @@ def test_what_cannot_be_reached_is_said_with_the_reason(make_view):
     assert faceplates.notices(make_view()) == ""
 
 
-def test_only_glucose_plants_carry_the_disclaimer(make_view, make_spec):
-    line = "Research and education only. Not a medical device."
-    assert line in faceplates.notices(make_view(spec=make_spec(name="glucose_a")))
-    assert line not in faceplates.notices(make_view())
+def test_a_plant_s_disclaimer_stands_on_its_page(make_view, make_spec):
+    line = load_spec("glucose").disclaimer
+    assert line.startswith("Research and education only")
+    assert line in faceplates.notices(make_view(spec=make_spec(disclaimer=line)))
+    assert faceplates.notices(make_view()) == ""
 
 
 def test_faceplates_show_value_target_and_limits(make_view):

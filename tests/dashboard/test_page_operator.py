@@ -172,14 +172,15 @@ def test_a_lost_controller_is_one_clear_message_until_it_is_back(page, shows, si
 
 
 def test_nothing_there_yet_and_the_disclaimer(browser, run_dashboard, make_spec, tmp_path):
-    """No controller, no plant, no historian: the page says so and stands. A glucose plant carries its disclaimer."""
-    plant = tmp_path / "glucose.yaml"
-    plant.write_text(make_spec(name="glucose_test", endpoint="opc.tcp://127.0.0.1:9/plant").model_dump_json())
+    """No controller, no plant, no historian: the page says so and stands. The plant's disclaimer stands there."""
+    plant = tmp_path / "plant.yaml"
+    said = {"disclaimer": "Not a medical device.", "endpoint": "opc.tcp://127.0.0.1:9/plant"}
+    plant.write_text(make_spec(**said).model_dump_json())
     with run_dashboard(plant, tmp_path / "none.db", "opc.tcp://127.0.0.1:9/controller") as url:
         page = browser.new_page()
         page.set_default_timeout(WAIT_MS)
         page.goto(url)
-        page.wait_for_selector("text=Research and education only. Not a medical device.")
+        page.wait_for_selector("text=Not a medical device.")
         page.wait_for_selector("text=there is no historian yet")
         page.wait_for_selector("text=The controller cannot be reached.")
         page.wait_for_selector("canvas")
