@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import streamlit as st
@@ -28,7 +29,7 @@ def controls(view: OperatorView, live: LiveSource) -> None:
     st.text_input("Operator (recorded with every action)", key="who", max_chars=40, placeholder="your name")
     mode, target, limits, move = st.tabs(["Mode", "Target", "Limits", "Manual move"])
     with mode:
-        _mode(live)
+        _mode(view, live)
     with target:
         _target(view, live)
     with limits:
@@ -38,7 +39,7 @@ def controls(view: OperatorView, live: LiveSource) -> None:
     live_html(answer(*st.session_state.get(_ANSWER, ("", True))), key="answer")
 
 
-def _mode(live: LiveSource) -> None:
+def _mode(view: OperatorView, live: LiveSource) -> None:
     st.segmented_control("Mode", _MODES, key="mode", required=True, label_visibility="collapsed", width="stretch")
     reason, button = st.columns([2, 1], vertical_alignment="bottom")
     reason.text_input("Reason", key="reason", max_chars=120, placeholder="reason", label_visibility="collapsed")
@@ -52,6 +53,18 @@ def _mode(live: LiveSource) -> None:
             _tell("Choose a mode first.", False)
 
     button.button("Request", key="set_mode", on_click=ask, width="stretch")
+    if view.controller is not None and view.controller.doubts:
+        _doubts(view.controller.doubts, live)
+
+
+def _doubts(doubts: Sequence[str], live: LiveSource) -> None:
+    """Why the model does not deserve AUTO, and the way for a person to answer for it all the same."""
+    st.caption("The model does not deserve AUTO: " + "; ".join(_plain(d) for d in doubts))
+
+    def ask() -> None:
+        _ask(live, "override", lambda who: live.client.override(who, st.session_state.reason))
+
+    st.button("Override in my name, for the reason above", key="override", on_click=ask, width="stretch")
 
 
 def _target(view: OperatorView, live: LiveSource) -> None:
@@ -101,7 +114,7 @@ def _move(view: OperatorView, live: LiveSource) -> None:
     name = which.selectbox("MV", [t.name for t in view.spec.mvs], key="move_mv")
     tag = view.spec.tag(name)
     assert tag.move is not None
-    reading, key = view.history.readings.get(name), f"move_{name}"
+    reading, key = view.readings.get(name), f"move_{name}"
     if mode != "MANUAL" or key not in st.session_state:
         # Whoever takes over by hand starts from the move in force, not from what it was when the page was opened.
         st.session_state[key] = round(reading.value if reading and math.isfinite(reading.value) else tag.nominal, 6)
@@ -140,6 +153,11 @@ def _ask(live: LiveSource, what: str, call: Callable[[str], str]) -> bool:
 
 def _tell(text: str, good: bool) -> None:
     st.session_state[_ANSWER] = (text, good)
+
+
+def _plain(text: str) -> str:
+    """Text without what Markdown would read as more."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:])", r"\\\1", text)
 
 
 def _digits(text: str) -> int:

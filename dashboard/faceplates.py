@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 from html import escape
 
+from dashboard.news import News, duration
 from dashboard.style import SEVERITIES
 from dashboard.view import OperatorView, State, display_range, expected_margin, margin_state, normal_band, number
 from plant.link import PlantMode
@@ -15,32 +16,20 @@ from plant.spec import Guardrail, Role, Tag
 _GOOD_PLANS = {"OPTIMAL", "FEASIBLE", ""}
 _BAD_PLANS = {"RECOVERY", "INFEASIBLE", "FALLBACK", "UNUSABLE"}
 _LATE_SAMPLES = 2.0  # a sample older than this many control samples is worth an eye
+_ABNORMAL = {"DROPPED", "PREDICTED", "BAD"}  # of the controller's words on a tag; the others are ordinary
 _TO_RETURN = "To return:"
 _FALLBACK = "_fallback"  # how a controller names the margin of a guardrail's `fallback_tag`
 
 
 def header(view: OperatorView) -> str:
-    """The strip every operator reads first: plant, mode, plan, times, surprise, who has the MVs, heartbeats."""
-    c, plant = view.controller, view.plant
-    cells = [_cell(view.spec.name, view.spec.description)]
-    if c is None:
-        cells.append(_cell("No controller", "mode", State.ALARM))
-    else:
-        asked = f"mode · asked for {c.mode_target}" if c.mode_target not in ("", c.mode_actual) else "mode"
-        cells.append(_cell(c.mode_actual or "–", asked, State.ALARM if c.mode_actual == "SHED" else State.NORMAL))
-    if plant is None:
-        cells.append(
-            _cell(
-                "Unreachable" if view.plant_error else "–", "plant", State.ALARM if view.plant_error else State.NORMAL
-            )
-        )
-    else:
-        cells.append(_cell(*_plant(view)))
+    """The strip every operator reads first: mode, plant, who has the MVs, plan, surprise, how old the news are, plant time."""
+    c = view.controller
+    cells = [_cell(view.spec.name, view.spec.description, kind="name"), _mode(view), _cell(*_plant(view))]
     if c is not None:
         grave = State.ALARM if c.plan_status in _BAD_PLANS else State.WARNING
         cells += [
             _cell(c.plan_status or "–", "plan", State.NORMAL if c.plan_status in _GOOD_PLANS else grave),
-            _cell(f"{_tenths(c.solve_time_ms)} ms", "solve time"),
+            _cell(f"{_tenths(c.solve_time_ms)} ms", "solve time", kind="spare"),
             _cell(
                 f"{_tenths(c.sample_age_s)} s",
                 "sample age",
@@ -55,17 +44,22 @@ def header(view: OperatorView) -> str:
                 f"{c.missed_deadlines} / {c.cycles}",
                 "missed / cycles",
                 State.WARNING if c.missed_deadlines > 0.01 * max(c.cycles, 100) else State.NORMAL,
+                kind="spare",
             ),
         ]
-    beats = f"{_beat(c.heartbeat if c else None)} · {_beat(plant.heartbeat if plant else None)}"
-    cells.append(_cell(beats, "heartbeats: controller · plant"))
+    sources = (view.plant_news, view.stored_news, view.controller_news)
+    silent = State.WARNING if any(n.silent for n in sources) else State.NORMAL
+    cells.append(_cell(" · ".join(map(_age, sources)), "news of plant · recorder · controller", silent))
     now = view.now_s
-    cells.append(_cell(_clock(now) if now else "–", _day(now) if now else "plant time"))
+    clock = State.WARNING if now and view.old else State.NORMAL
+    cells.append(
+        _cell(_clock(now) if now else "–", f"{_day(now)}, {view.old}" if now and view.old else _day(now), clock)
+    )
     return f'<div class="strip">{"".join(cells)}</div>'
 
 
 def notices(view: OperatorView) -> str:
-    """Banners, gravest first: why control was shed and how to return, what cannot be reached, the disclaimer."""
+    """Banners, gravest first: why control was shed and how to return, who is silent, the disclaimer."""
     c, out = view.controller, []
     if c is not None and c.mode_actual == "SHED":
         why, _, back = c.mode_reason.partition(_TO_RETURN)
@@ -75,14 +69,13 @@ def notices(view: OperatorView) -> str:
             f"<p>{escape(why.strip() or 'No reason was given.')}</p>"
             f"<p><b>{_TO_RETURN}</b> {escape(how)}</p></div>"
         )
-    if view.controller_error:
-        out.append(_unreachable("The controller cannot be reached", view.controller_error))
-        if view.plant is not None and view.plant.shed_reason:
-            out.append(_unreachable("The plant is in local control", view.plant.shed_reason, trying=False))
-    if view.history_error:
-        out.append(_unreachable("The historian cannot be read", view.history_error))
-    if view.plant_error:
-        out.append(_unreachable("The plant cannot be reached", view.plant_error))
+    out += _silences(view)
+    if (step := view.stepped) is not None:
+        way = "back" if step.by_s < 0 else "ahead"
+        out.append(
+            f'<div class="notice bad" role="alert" data-source="clock"><b>The plant\'s clock was set {way} by '
+            f"{duration(step.by_s)}.</b> This page follows the new time; trends begin anew.</div>"
+        )
     if view.spec.disclaimer:
         out.append(f'<div class="notice"><b>{escape(view.spec.disclaimer)}</b></div>')
     return "".join(out)
@@ -100,7 +93,7 @@ def guardrails(view: OperatorView) -> str:
         return ""
     known = sorted(view.spec.guardrails, key=lambda g: g.rank)
     rows = "".join(_guardrail(view, g) for g in known)
-    planned = view.controller.margins if view.controller is not None else {}
+    planned = view.margins
     rows += "".join(
         _fallback_guardrail(view, name, m) for name, m in planned.items() if name not in {g.name for g in known}
     )
@@ -115,7 +108,7 @@ def alarms(view: OperatorView) -> str:
     new = sum(not a.acknowledged for a in found)
     head = f"<h2>Alarms <small>{active} active · {new} unacknowledged</small></h2>"
     if view.controller is None:
-        return f'<div class="panel">{head}<div class="quiet">Unknown: no controller.</div></div>'
+        return '<div class="panel"><h2>Alarms <small>unknown</small></h2><div class="quiet">No controller.</div></div>'
     if not found:
         return f'<div class="panel">{head}<div class="quiet">No alarms.</div></div>'
     rows = "".join(_alarm(a) for a in found)
@@ -133,12 +126,13 @@ def entries(view: OperatorView) -> str:
     return f'<div class="panel"><h2>Events and operator actions</h2>{body}</div>'
 
 
-def trend_key(span_s: float) -> str:
-    """What the strokes of the trend chart mean."""
+def trend_key(view: OperatorView, span_s: float) -> str:
+    """What the strokes of the trend chart mean, and whether they are old."""
     minutes = f"{span_s / 60:.0f} min" if span_s >= 120 else f"{span_s:.0f} s"
+    old = f' · <b class="amber">old, {duration(view.stored_news.age_s)}</b>'
     return (
-        f"<h2>Trends, last {minutes} <small>▬ measured&ensp;╍ expected by the plan&ensp;┈ target&ensp;"
-        "─ limit</small></h2>"
+        f"<h2><span>Trends, last {minutes}{old if view.trends_old else ''}</span> <small>▬ measured&ensp;╍ expected by the "
+        "plan&ensp;┈ target&ensp;─ limit</small></h2>"
     )
 
 
@@ -149,8 +143,57 @@ def answer(text: str, good: bool) -> str:
     return f'<div class="notice {"" if good else "bad"}" role="status" style="margin:0">{escape(text)}</div>'
 
 
-def _cell(value: str, label: str, state: State = State.NORMAL) -> str:
-    return f'<div class="{state}"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+def _cell(value: str, label: str, state: State = State.NORMAL, kind: str = "") -> str:
+    css = " ".join(filter(None, (state, kind)))
+    return f'<div class="{css}"><b>{escape(value)}</b><span title="{escape(label)}">{escape(label)}</span></div>'
+
+
+def _mode(view: OperatorView) -> str:
+    """The mode in force; of a controller that is silent only that it is unknown. The last thing it said is in its banner."""
+    c = view.controller
+    if c is None:
+        silent = view.controller_news.silent or bool(view.controller_error)
+        return _cell("No controller", "mode unknown", State.ALARM if silent else State.NORMAL, kind="mode")
+    asked = f"mode · asked for {c.mode_target}" if c.mode_target not in ("", c.mode_actual) else "mode"
+    return _cell(c.mode_actual or "–", asked, State.ALARM if c.mode_actual == "SHED" else State.NORMAL, kind="mode")
+
+
+def _silences(view: OperatorView) -> list[str]:
+    """Who has nothing new to say, for how long, and what of the page is old for that."""
+    out, said = [], view.said_controller
+    if view.controller_news.silent or view.controller_error:
+        last = f" It last said {said.mode_actual}." if said is not None and said.mode_actual else ""
+        out.append(_silence("controller", view.controller_news, view.controller_error, f"{last} Its mode is unknown."))
+        if view.plant is not None and view.plant.shed_reason:
+            out.append(
+                f'<div class="notice bad" role="alert"><b>The plant is in local control.</b> '
+                f"{escape(view.plant.shed_reason)}</div>"
+            )
+    if view.plant_news.silent or view.plant_error:
+        old = " The values shown are old." if view.old else ""
+        if view.stored_news.silent and not view.history_error:
+            old += " Nothing new is stored either."
+        out.append(_silence("plant", view.plant_news, view.plant_error, old))
+    if view.history_error:
+        out.append(_silence("historian", view.stored_news, view.history_error, ""))
+    elif view.stored_news.silent and not view.plant_news.silent:
+        out.append(_silence("recorder", view.stored_news, "", " It stores nothing new; the trends are old."))
+    return out
+
+
+def _silence(source: str, news: News, error: str, so: str) -> str:
+    what = {"historian": "The historian cannot be read"}.get(
+        source, f"The {source} cannot be reached" if error else f"The {source} is silent"
+    )
+    since = f": nothing new for {duration(news.age_s)}" if news.silent else ""
+    return (
+        f'<div class="notice bad" role="alert" data-source="{source}"><b>{what}{since}.</b>{escape(so)} '
+        f"<span class='muted'>{escape(error)} This page keeps trying.</span></div>"
+    )
+
+
+def _age(news: News) -> str:
+    return duration(news.age_s) if news.ever else "–"
 
 
 def _surprise_label(c: ControllerSnapshot) -> str:
@@ -161,7 +204,9 @@ def _surprise_label(c: ControllerSnapshot) -> str:
 
 def _plant(view: OperatorView) -> tuple[str, str, State]:
     plant, c = view.plant, view.controller
-    assert plant is not None
+    if plant is None:
+        silent = view.plant_news.silent or bool(view.plant_error)
+        return ("Unreachable", "plant", State.ALARM) if silent else ("–", "plant", State.NORMAL)
     if plant.interlock:
         return "INTERLOCK", "plant: interlock active", State.ALARM
     mode = {PlantMode.LOCAL: "LOCAL", PlantMode.REMOTE: "REMOTE", None: "–"}[plant.mode]
@@ -169,13 +214,9 @@ def _plant(view: OperatorView) -> tuple[str, str, State]:
     return mode, "plant", State.WARNING if plant.mode is PlantMode.LOCAL and controls else State.NORMAL
 
 
-def _unreachable(what: str, why: str, trying: bool = True) -> str:
-    again = " <span class='muted'>This page keeps trying.</span>" if trying else ""
-    return f'<div class="notice bad" role="alert"><b>{escape(what)}.</b> {escape(why)}{again}</div>'
-
-
 def _plate(view: OperatorView, tag: Tag) -> str:
-    reading, fault, state = view.history.readings.get(tag.name), view.fault(tag), view.state(tag)
+    reading, fault = view.readings.get(tag.name), view.fault(tag)
+    state = "old" if view.old else view.state(tag)
     value = number(reading.value if reading else None, tag)
     low, high = display_range(view, tag)
     marks = []
@@ -187,11 +228,15 @@ def _plate(view: OperatorView, tag: Tag) -> str:
     if (target := view.target(tag.name)) is not None:
         marks.append(f'<i class="target" style="left:{_share(target, low, high)}%"></i>')
     if reading is not None and math.isfinite(reading.value):
-        old = "old" if fault else state
-        marks.append(f'<i class="now {old}" style="left:{_share(reading.value, low, high)}%"></i>')
+        shown = "old" if fault else state
+        marks.append(f'<i class="now {shown}" style="left:{_share(reading.value, low, high)}%"></i>')
     right = f"target {number(target, tag)}" if target is not None else f"{low:g} – {high:g}"
-    note = f"<b>{escape(fault)}</b>" if fault else escape(tag.description)
+    why = f": {reading.reason}" if reading is not None and reading.reason and not view.old else ""
+    note = f"<b>{escape(fault + why)}</b>" if fault else escape(tag.description)
     role = "" if tag.role is Role.CV else f'<span class="role">{escape(tag.role)}</span>'
+    if (word := view.status(tag.name)) not in ("", "ON"):
+        abnormal = State.WARNING if word in _ABNORMAL else State.NORMAL
+        role += f'<span class="status {abnormal}">{escape(word)}</span>'
     return (
         f'<div class="plate" title="{escape(f"{tag.description}, {tag.unit}. Bar: {low:g} to {high:g}")}" data-tag="{escape(tag.name)}">'
         f'<div class="head"><b>{escape(tag.name)}</b>{role}<span class="value {state}">{value}</span>'
@@ -202,8 +247,7 @@ def _plate(view: OperatorView, tag: Tag) -> str:
 
 
 def _guardrail(view: OperatorView, g: Guardrail) -> str:
-    margin = view.controller.margins.get(g.name) if view.controller is not None else None
-    margin = margin or Margin(math.nan, math.nan, math.nan)
+    margin = view.margins.get(g.name) or Margin(math.nan, math.nan, math.nan)
     expected = expected_margin(view, g, margin)
     return _margin_plate(view.spec.tag(g.tag), g, g.name, f"rank {g.rank}", margin, expected)
 
@@ -273,13 +317,11 @@ def _tenths(value: float) -> str:
     return f"{value:.1f}" if math.isfinite(value) else "–"
 
 
-def _beat(count: float | None) -> str:
-    return "–" if count is None else str(count)
-
-
 def _clock(time_s: float) -> str:
     return datetime.fromtimestamp(time_s).strftime("%H:%M:%S")
 
 
-def _day(time_s: float) -> str:
+def _day(time_s: float | None) -> str:
+    if time_s is None:
+        return "plant time"
     return "plant time " + datetime.fromtimestamp(time_s).strftime("%Y-%m-%d")

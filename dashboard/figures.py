@@ -32,8 +32,7 @@ def trend_option(view: OperatorView, tags: Sequence[str], span_s: float) -> Opti
     With nothing known yet it has empty panels; values that are missing or bad are gaps.
     """
     now = view.now_s or 0.0
-    plan = view.controller.prediction.time_s if view.controller is not None else ()
-    end = max([now + 0.02 * span_s, *(t for t in plan if math.isfinite(t))])
+    end = max([now + 0.02 * span_s, *(t for t in view.plan.time_s if math.isfinite(t))])
     shown = [view.spec.tag(name) for name in tags]
     option: Option = {
         "animation": False,
@@ -130,7 +129,8 @@ def _add_panel(
     )
     stepped = {"step": "end"} if tag.role is Role.MV else {}
     held = {"step": "start"} if tag.role is Role.MV else {}  # the plan names the move that is held *until* its time
-    measured: Option = _line(tag.name, i, history, {"color": LIVE, "width": 1.6}) | stepped
+    colour = MUTED if view.trends_old else LIVE
+    measured: Option = _line(tag.name, i, history, {"color": colour, "width": 1.6}) | stepped
     measured["markLine"] = _marks(view, tag, now, (low, high), labelled=i == 0)
     measured["markArea"] = {
         "silent": True,
@@ -167,7 +167,7 @@ def _marks(view: OperatorView, tag: Tag, now: float, shown: tuple[float, float],
     if view.now_s is not None:
         label = {"show": labelled, "formatter": "now", "position": "end", "color": INK, "fontSize": 11, "distance": 3}
         marks.append({"xAxis": _ms(now), "lineStyle": {"color": INK, "width": 1, "type": "solid"}, "label": label})
-    reading = view.history.readings.get(tag.name)
+    reading = view.readings.get(tag.name)
     guarded = {g.limit: g for g in view.guardrails(tag.name)}
     named: list[float] = []
     for text, value in _limits(view, tag):
@@ -203,8 +203,8 @@ def _limits(view: OperatorView, tag: Tag) -> list[tuple[str, float]]:
 def _history(view: OperatorView, tag: Tag, start: float) -> list[Point]:
     series = view.history.trends.get(tag.name)
     points: list[Point] = []
+    gap_s, last_s = _GAP_SAMPLES * view.spec.sample_time_s, math.inf
     if series is not None:
-        gap_s, last_s = _GAP_SAMPLES * view.spec.sample_time_s, math.inf
         for t, v in zip(series.time_s, series.value, strict=True):
             if t < start:
                 continue
@@ -212,22 +212,22 @@ def _history(view: OperatorView, tag: Tag, start: float) -> list[Point]:
                 points.append([_ms(last_s) + 1, None])  # nothing is known in between: no line
             points.append([_ms(t), _short(v)])
             last_s = t
-    newest = view.history.readings.get(tag.name)
+    newest = view.readings.get(tag.name)
     if _believable(newest) and (not points or (points[-1][0] or 0) < _ms(newest.time_s)):  # type: ignore[union-attr]
+        if view.trends_old or newest.time_s - last_s > gap_s:  # type: ignore[union-attr]
+            points.append([_ms(newest.time_s) - 1, None])  # type: ignore[union-attr]  # nothing is stored in between
         points.append([_ms(newest.time_s), _short(newest.value)])  # type: ignore[union-attr]
     return points
 
 
 def _ahead(view: OperatorView, tag: Tag, now: float) -> list[Point]:
     """The predicted trajectory, starting where the measurement ends so that the eye sees one line."""
-    if view.controller is None:
-        return []
-    plan = view.controller.prediction
+    plan = view.plan
     values = plan.tags.get(tag.name) or plan.moves.get(tag.name)
     if not values:
         return []
     points: list[Point] = [[_ms(t), _short(v)] for t, v in zip(plan.time_s, values, strict=False) if t > now]
-    newest = view.history.readings.get(tag.name)
+    newest = view.readings.get(tag.name)
     if points and _believable(newest):
         points.insert(0, [_ms(now), _short(newest.value)])  # type: ignore[union-attr]
     return points

@@ -1,42 +1,57 @@
 """`LiveSource`: what the controller and the plant say now, read in the background so that no page ever waits for them."""
 
-# asyncua re-exports names without declaring them and types ids, codes and stamps by NewTypes that plain values do not meet.
-# pyright: reportPrivateImportUsage=false, reportArgumentType=false
-
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from dashboard.news import PATIENCE_S, Listener, News
+from plant.clock import ScaledClock
 from plant.errors import LinkError
-from plant.link import PlantMode
+from plant.link import PlantMode, Sample, Value
+from plant.opcua.client import OpcUaLink
 from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
-from plant.opcua.holding import Holder
-from plant.opcua.nodes import resolve
-from plant.opcua.session import Session
 from plant.spec import PlantSpec
 
 _PERIOD_S = 0.5  # twice the page's own rate, so that what it shows is at most one tick old
 _TIMEOUT_S = 3.0
+_SCANS = 3.0  # without anything new for this many scans a plant is silent
+_STEP_SAMPLES = 3.0  # a jump of the plant's clock by less than this many control samples is jitter
+_STEP_S = 5.0  # wall
 
 
 @dataclass(frozen=True)
 class PlantState:
-    """What the plant's handshake says; None where a plant has no such node."""
+    """What the plant last said: its values, its time (s since the Unix epoch), who has the MVs; None where it has no such
+    node. `faults`: what of its handshake is not as the plant file says."""
 
     mode: PlantMode | None = None
     heartbeat: float | None = None
     interlock: bool | None = None
     shed_reason: str = ""
+    time_s: float | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClockStep:
+    """The plant's clock jumped by `by_s` plant seconds (< 0: back), `age_s` wall seconds ago."""
+
+    by_s: float
+    age_s: float
 
 
 class LiveSource:
-    """Polls one controller and, read-only, one plant. The attributes always hold the last answer, or why there is none.
+    """Polls one controller and, read-only, one plant.
 
-    `controller` and `plant` are None while unreachable; `controller_error`, `plant_error` then say why ('' before the
-    first answer). `client` sends commands. One serves every page of a process; `close()` ends it.
+    `controller` and `plant` are what each said last (None: never); `controller_error` and `plant_error` why it does not
+    answer now ('' when it does). Whether that is new, `controller_news` and `plant_news` tell. `client` sends commands. One
+    serves every page of a process; `close()` ends it.
     """
 
     def __init__(self, spec: PlantSpec, controller_endpoint: str, plant_endpoint: str | None = None) -> None:
@@ -45,8 +60,14 @@ class LiveSource:
         self.controller_error = ""
         self.plant: PlantState | None = None
         self.plant_error = ""
+        self._spec, self._speed = spec, 1.0
         self._plant_endpoint = plant_endpoint or spec.endpoint
-        self._spec = spec
+        self._controller, self._values, self._alive = Listener(), Listener(), Listener()
+        watchdog = spec.handshake.watchdog if spec.handshake is not None else None
+        beat_s = watchdog.period_s if watchdog is not None and watchdog.form != "none" else 0.0
+        self._beat_patience_s = max(PATIENCE_S, 1.5 * beat_s)  # it beats twice a period
+        self._clock: tuple[float, float] | None = None  # when the plant's time last moved (our clock), and to what
+        self._step: tuple[float, float] | None = None  # by how much it jumped, and when (our clock)
         self._ended = threading.Event()
         self._fresh = threading.Condition()
         self._threads = [
@@ -63,46 +84,85 @@ class LiveSource:
             thread.join()
         self.client.close()
 
+    @property
+    def controller_news(self) -> News:
+        """News of its heartbeat, which stops with its loop, whether or not its nodes still answer."""
+        return self._controller.news(self._beat_patience_s)
+
+    @property
+    def plant_news(self) -> News:
+        """News of the values and of the plant's sign of life, whichever is older."""
+        values, alive = self._values.news(self.scan_patience_s), self._alive.news(self.scan_patience_s)
+        return max(values, alive, key=lambda n: (not n.ever, n.age_s))
+
+    @property
+    def scan_patience_s(self) -> float:
+        """Wall seconds without a new value after which a plant that scans is silent."""
+        return max(PATIENCE_S, _SCANS * self._spec.scan_time_s / self._speed)
+
+    @property
+    def clock_step(self) -> ClockStep | None:
+        """The last jump of the plant's clock; None when it never jumped since this process listens."""
+        step = self._step
+        return None if step is None else ClockStep(step[0], time.monotonic() - step[1])
+
     def wait_for_answer(self, timeout_s: float) -> None:
-        """Return once the controller's first answer or refusal is known, so that a first page is not empty."""
+        """Return once the controller's first news or refusal is known, so that a first page is not empty."""
         with self._fresh:
-            self._fresh.wait_for(lambda: self.controller is not None or bool(self.controller_error), timeout_s)
+            self._fresh.wait_for(lambda: self.controller_news.ever or bool(self.controller_error), timeout_s)
 
     def refresh(self) -> None:
         """Read the controller now: after a command, the page must not show what was before it."""
         with contextlib.suppress(LinkError):  # the poll will say so
-            self._keep(self.client.snapshot(), "")
+            self._keep(self.client.snapshot())
 
-    def _keep(self, snapshot: ControllerSnapshot | None, error: str) -> None:
+    def _keep(self, snapshot: ControllerSnapshot) -> None:
         with self._fresh:
-            self.controller, self.controller_error = snapshot, error
+            self._controller.hear(snapshot.heartbeat)
+            self.controller, self.controller_error = snapshot, ""
             self._fresh.notify_all()
 
     def _poll_controller(self) -> None:
         while not self._ended.is_set():
             try:
-                self._keep(self.client.snapshot(), "")
+                self._keep(self.client.snapshot())
             except LinkError as e:
-                self._keep(None, str(e))
+                with self._fresh:
+                    self.controller_error = str(e)
+                    self._fresh.notify_all()
             self._ended.wait(_PERIOD_S)
 
     async def _poll_plant(self) -> None:
-        session: Session | None = None
-        holder = Holder(self._spec)
-        while not self._ended.is_set():
-            try:
-                if session is None:
-                    session = await Session.open(self._plant_endpoint, _TIMEOUT_S)
-                    table = await session.namespaces()
-                    await holder.learn(session, resolve(self._spec.addresses, table, self._plant_endpoint))
-                held = await asyncio.wait_for(holder.look(session), _TIMEOUT_S)
-                self.plant = PlantState(held.mode, held.heartbeat, held.interlock, held.reason)
-                self.plant_error = ""
-            except (LinkError, TimeoutError) as e:
-                self.plant, self.plant_error = None, str(e) or f"{self._plant_endpoint}: no answer"
-                if session is not None:
-                    await session.close()
-                session = None
-            await asyncio.sleep(_PERIOD_S)
-        if session is not None:
-            await session.close()
+        async with OpcUaLink(self._spec, ScaledClock(), self._plant_endpoint, _TIMEOUT_S) as link:
+            while not self._ended.is_set():
+                try:
+                    sample = await asyncio.wait_for(link.read(), _TIMEOUT_S)
+                    self._speed = link.speed
+                    self._hear(sample)
+                    self.plant, self.plant_error = _said(sample), ""
+                except (LinkError, TimeoutError) as e:
+                    self.plant_error = str(e) or f"{self._plant_endpoint}: no answer"
+                await asyncio.sleep(_PERIOD_S)
+
+    def _hear(self, sample: Sample) -> None:
+        now = time.monotonic()
+        # A value that is read again with the same stamp is nothing new. Where nothing has to move, an answer is all there is.
+        moving = {t.name for t in self._spec.online if t.scanned}
+        stamps = {name: (v.time_s, repr(v.value)) for name, v in sample.values.items() if name in moving}
+        self._values.hear(stamps or now)
+        self._alive.hear(now if sample.heartbeat is None else sample.heartbeat)
+        if self._clock is not None:
+            since, before = self._clock
+            if sample.time_s == before:
+                return
+            tolerance = max(_STEP_SAMPLES * self._spec.sample_time_s, _STEP_S * self._speed)
+            ahead = sample.time_s - before - self._speed * (now - since)
+            if before - sample.time_s > tolerance or ahead > tolerance:
+                self._step = (ahead, now)
+        self._clock = (now, sample.time_s)
+
+
+def _said(sample: Sample) -> PlantState:
+    return PlantState(
+        sample.mode, sample.heartbeat, sample.interlock, sample.reason, sample.time_s, sample.values, sample.faults
+    )

@@ -1,4 +1,4 @@
-"""The operator page: its layout and its 1 Hz tick. What it shows is made in `view`, `faceplates` and `figures`."""
+"""The operator page: its layout and its 1 Hz tick; the browser itself sees when ticks stay away (`veil`). What it shows is made in `view`, `faceplates` and `figures`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dashboard.figures import trend_option
 from dashboard.launch import Settings
 from dashboard.live import LiveSource
 from dashboard.live_html import live_html
+from dashboard.veil import pulse
 from dashboard.view import trend_tags
 from plant.spec import PlantSpec
 
@@ -44,7 +45,7 @@ def _tick(spec: PlantSpec, live: LiveSource, history: HistoryReader) -> None:
     with left:
         live_html(faceplates.measurements(view) + faceplates.guardrails(view), key="plates")
     with middle, st.container(key="trends"):
-        live_html(faceplates.trend_key(span_s), key="trend_key")
+        live_html(faceplates.trend_key(view, span_s), key="trend_key")
         st.echarts_chart(trend_option(view, tags, span_s), key="trend", theme=None, height=720)
     with right:
         if key := live_html(faceplates.alarms(view), key="alarms"):
@@ -52,3 +53,4 @@ def _tick(spec: PlantSpec, live: LiveSource, history: HistoryReader) -> None:
         with st.container(key="controls"):
             controls(view, live)
         live_html(faceplates.entries(view), key="entries")
+    pulse()  # last: the browser may take the whole page for new

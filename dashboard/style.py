@@ -13,6 +13,8 @@ LIVE = "#1f3f66"  # measured now
 PLAN = "#6f7f93"  # expected
 AMBER, RED, YELLOW, VIOLET = "#e08a00", "#c4161c", "#e3c400", "#8b4aa8"
 
+OLD = f"repeating-linear-gradient(135deg, {LINE} 0 2px, {WELL} 2px 6px)"  # hatched: not of the present
+
 SEVERITIES: dict[str, tuple[str, str]] = {
     "critical": ("1", RED),
     "high": ("2", AMBER),
@@ -34,6 +36,15 @@ PAGE_CSS = f"""
   /* a tick must not fade what it is about to replace */
   [data-stale=true], .stElementContainer {{opacity:1 !important; transition:none !important}}
   [data-testid=stSkeleton] {{display:none}}
+  /* what the watch in the browser covers a page with whose ticks stay away */
+  #homeostat-veil {{position:fixed; inset:0; z-index:2147483647; display:flex; align-items:flex-start; justify-content:center; padding-top:22vh;
+    background:repeating-linear-gradient(135deg, rgba(120,126,132,.6) 0 14px, rgba(165,171,177,.6) 14px 28px); backdrop-filter:grayscale(1) contrast(.6); font-family:{FONT}; color:{INK}}}
+  #homeostat-veil[hidden] {{display:none}}
+  #homeostat-veil > div {{background:#fff; border:3px solid {RED}; padding:18px 34px 16px; text-align:center; max-width:92vw}}
+  #homeostat-veil strong {{display:block; font-size:clamp(24px, 4vw, 44px); font-weight:700; color:{RED}; white-space:nowrap}}
+  #homeostat-veil p {{margin:6px 0 0; font-size:18px}}
+  [data-baseweb=modal] {{display:none !important}} /* Streamlit's own word for the same, with a cross to dismiss it */
+  .st-key-pulse {{display:none}}
   .st-key-trends, .st-key-controls {{background:{PANEL}; border:1px solid {LINE}; padding:6px 10px 8px}}
   .st-key-trends {{gap:0}}
   /* the chart takes what the window leaves under the header, and never less than is readable */
@@ -60,16 +71,19 @@ LIVE_CSS = f"""
         display:flex; justify-content:space-between}}
 .hs h2 small {{font-size:11px; letter-spacing:0; text-transform:none; font-weight:400}}
 
-.hs .strip {{display:flex; background:{PANEL}; border:1px solid {LINE}; min-height:54px}}
-.hs .strip > div {{padding:6px 12px 5px; border-right:1px solid {LINE}; white-space:nowrap; flex:0 1 auto; min-width:0}}
-.hs .strip > div:first-child {{flex:1 1 150px; overflow:hidden}}
-.hs .strip > div:last-child {{border-right:0; text-align:right}}
+.hs .strip {{display:flex; flex-wrap:wrap; background:{PANEL}; border:1px solid {LINE}; min-height:54px; overflow:hidden}}
+.hs .strip > div {{padding:6px 12px 5px; box-shadow:1px 0 {LINE}, 0 1px {LINE}; white-space:nowrap; flex:0 1 auto; min-width:0}}
+.hs .strip > div:last-child {{text-align:right; margin-left:auto}}
 .hs .strip b {{display:block; font-size:18px; font-weight:600; line-height:24px; overflow:hidden; text-overflow:ellipsis}}
 .hs .strip span {{display:block; font-size:11px; color:{MUTED}; overflow:hidden; text-overflow:ellipsis}}
+.hs .strip > .name {{flex:1 2 120px; max-width:300px}}
+.hs .strip > .mode {{flex:0 0 auto}} .hs .strip > .mode b {{font-size:26px; font-weight:700; overflow:visible}}
+@media (max-width:1300px) {{.hs .strip > .spare {{display:none}}}}
 .hs .amber {{background:{AMBER}; color:#000}} .hs .red {{background:{RED}; color:#fff}}
 .hs .strip .amber span, .hs .amber .muted {{color:#000}} .hs .strip .red span, .hs .red .muted {{color:#fff}}
 
 .hs .notice {{border:1px solid {LINE}; border-left:6px solid {MUTED}; background:{BAND}; padding:7px 12px; margin-top:8px}}
+.hs h2 b.amber {{padding:0 5px}}
 .hs .notice.bad {{border-color:{AMBER}; border-left-color:{AMBER}}}
 .hs .notice.shed {{border:2px solid {RED}; border-left-width:12px; padding:9px 14px; font-size:14px}}
 .hs .notice.shed strong {{display:block; font-size:18px; color:{RED}}}
@@ -85,6 +99,8 @@ LIVE_CSS = f"""
 .hs .plate .note {{display:flex; justify-content:space-between; gap:8px; font-size:11px; color:{MUTED}; line-height:14px}}
 .hs .plate .note span:first-child {{overflow:hidden; text-overflow:ellipsis; white-space:nowrap}}
 .hs .plate .note span:last-child {{white-space:nowrap}}
+.hs .plate .value.old {{color:{MUTED}; font-weight:400; padding:0 5px; background:{OLD}}}
+.hs .plate .status {{font-size:10px; font-weight:600; border:1px solid {MUTED}; padding:0 3px; align-self:center; white-space:nowrap}}
 .hs .plate .value.amber, .hs .plate .value.red {{padding:0 5px}}
 .hs .bar {{position:relative; height:12px; background:{WELL}; margin:4px 0 5px; border:1px solid {LINE}}}
 .hs .bar i {{position:absolute; top:0; bottom:0; display:block; transition:left .25s linear}}

@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
-from dashboard.live import PlantState
+from dashboard.live import ClockStep, PlantState
+from dashboard.news import News, duration
 from plant.link import Quality
-from plant.opcua.controller_client import ControllerSnapshot, Margin
+from plant.opcua.controller_client import ControllerSnapshot, Margin, Prediction
 from plant.spec import Guardrail, PlantSpec, Role, Tag
 
+_PLAN_SAMPLES = 3.0  # a plan for a time further from now than this many control samples is of another time
+_STEP_SHOWN_S = 30.0  # wall; long enough to be read, and in the event list for good
 _STALE_SAMPLES = 3.0  # without a `stale_s` of its own, a tag is stale after this many control samples
 _MARGIN_NOISE = 0.01  # share of the calibrated margin by which a converged plan may still touch it
 
@@ -26,11 +30,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """The newest stored value of a tag, engineering units, with its source time (plant s since the Unix epoch)."""
+    """A value of a tag, engineering units, with its source time (plant s since the Unix epoch), and why it is not good."""
 
     value: float
     quality: Quality
     time_s: float
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,23 +69,103 @@ class History:
 
 @dataclass(frozen=True)
 class OperatorView:
-    """One moment of one plant. `controller` or `plant` None: unreachable, and the error beside it says why."""
+    """One moment of one plant.
+
+    `said_controller`, `said_plant`: what each said last, which may be old; None: nothing yet. The errors say why one does not
+    answer. `history` is what is stored. How old each is by our own clock, its news tell; what is shown as the present comes
+    from `controller`, `plant` and `readings`, which know the difference.
+    """
 
     spec: PlantSpec
     history: History
     history_error: str = ""
-    controller: ControllerSnapshot | None = None
+    said_controller: ControllerSnapshot | None = None
     controller_error: str = ""
-    plant: PlantState | None = None
+    said_plant: PlantState | None = None
     plant_error: str = ""
+    controller_news: News = field(default_factory=News)
+    plant_news: News = field(default_factory=News)
+    stored_news: News = field(default_factory=News)
+    clock_step: ClockStep | None = None
+
+    @property
+    def controller(self) -> ControllerSnapshot | None:
+        """What the controller says now; None while it cannot be reached or has nothing new to say."""
+        return self.said_controller if self.controller_news.fresh else None
+
+    @property
+    def plant(self) -> PlantState | None:
+        """What the plant says now; None while it cannot be reached or stands still."""
+        return self.said_plant if self.plant_news.fresh else None
+
+    @property
+    def _live(self) -> bool:
+        """Whether values come from the plant itself, rather than from what is stored: from whoever had news last."""
+        if self.said_plant is None or not self.said_plant.values:
+            return False
+        ages = [(not n.fresh, not n.ever, n.age_s) for n in (self.plant_news, self.stored_news)]
+        return self.plant_news.fresh or ages[0] <= ages[1] or not self.history.readings
+
+    @property
+    def news(self) -> News:
+        """Of the values that are shown."""
+        return self.plant_news if self._live else self.stored_news
+
+    @property
+    def old(self) -> str:
+        """Why no value shown can be taken for the present, in words; '' while they can."""
+        n = self.news
+        if n.fresh or not self.readings:
+            return ""
+        return f"old, {duration(n.age_s)}" if n.ever else "from before, waiting"
+
+    @property
+    def trends_old(self) -> bool:
+        """Whether nothing new is stored."""
+        return not self.stored_news.fresh
+
+    @cached_property
+    def readings(self) -> Mapping[str, Reading]:
+        """The newest value of each tag, of whoever had news last: the plant itself, or what is stored of it."""
+        if not self._live or self.said_plant is None:
+            return self.history.readings
+        return {name: Reading(v.value, v.quality, v.time_s, v.reason) for name, v in self.said_plant.values.items()}
 
     @property
     def now_s(self) -> float | None:
-        """Plant time: the newest reading or plan, whichever is newer. None while nothing is known."""
-        times = [r.time_s for r in self.history.readings.values()]
-        if self.controller is not None and self.controller.plan_time_s > 0:
-            times.append(self.controller.plan_time_s)
-        return max(times, default=None)
+        """Plant time of the values shown, else of the plan. None while nothing is known."""
+        if self._live and self.said_plant is not None and self.said_plant.time_s is not None:
+            return self.said_plant.time_s
+        stored = max((r.time_s for r in self.history.readings.values()), default=None)
+        if stored is None and self.controller is not None and self.controller.plan_time_s > 0:
+            return self.controller.plan_time_s
+        return stored
+
+    @property
+    def plan(self) -> Prediction:
+        """The controller's plan, as long as it is one for the present; else an empty one."""
+        c, now = self.controller, self.now_s
+        if c is None or now is None or self.old or not c.plan_time_s > 0:
+            return Prediction()
+        ahead_s = abs(c.plan_time_s - now)
+        return c.prediction if ahead_s <= _PLAN_SAMPLES * self.spec.sample_time_s else Prediction()
+
+    @property
+    def margins(self) -> Mapping[str, Margin]:
+        """Guardrails' margins; none from a controller whose own values are old."""
+        c = self.controller
+        if c is None or c.sample_age_s > _PLAN_SAMPLES * self.spec.sample_time_s:
+            return {}
+        return c.margins
+
+    def status(self, tag: str) -> str:
+        """The controller's word on a tag: ON, HELD, DROPPED, PREDICTED, BAD, AT HIGH, AT LOW. '' when it has none."""
+        return self.controller.tag_status.get(tag, "") if self.controller is not None else ""
+
+    @property
+    def stepped(self) -> ClockStep | None:
+        """A jump of the plant's clock that is still worth a banner."""
+        return self.clock_step if self.clock_step is not None and self.clock_step.age_s < _STEP_SHOWN_S else None
 
     def target(self, tag: str) -> float | None:
         """The target in force, from the controller; None when it is away or the tag has none."""
@@ -98,19 +183,24 @@ class OperatorView:
 
     def fault(self, tag: Tag) -> str:
         """Why the newest reading cannot be believed; '' when it can."""
-        reading, now = self.history.readings.get(tag.name), self.now_s
+        reading, now = self.readings.get(tag.name), self.now_s
         if reading is None or now is None:
             return "no data"
+        if self.old:
+            return self.old
         if reading.quality is Quality.BAD or not math.isfinite(reading.value):
             return "bad"
-        age = now - reading.time_s
-        if age > (tag.stale_s or _STALE_SAMPLES * self.spec.sample_time_s):
-            return f"stale, {age:.0f} s"
+        age, limit = now - reading.time_s, tag.stale_s or _STALE_SAMPLES * self.spec.sample_time_s
+        if tag.scanned and abs(age) > limit:
+            return f"stale, {duration(age)}" if age > 0 else f"stamped {duration(age)} ahead"
         return "uncertain" if reading.quality is Quality.UNCERTAIN else ""
 
     def state(self, tag: Tag) -> State:
-        """Red past a guardrail of rank 1, amber past another or without a believable value."""
-        reading = self.history.readings.get(tag.name)
+        """Red past a guardrail of rank 1, amber past another or without a believable value. What is old has no state: that it
+        is old is shown instead."""
+        reading = self.readings.get(tag.name)
+        if self.old:
+            return State.NORMAL
         past = [g for g in self.guardrails(tag.name) if reading and g.sign * (g.limit - reading.value) < 0]
         if past:
             return State.ALARM if min(g.rank for g in past) == 1 else State.WARNING
@@ -153,7 +243,7 @@ def display_range(view: OperatorView, tag: Tag) -> tuple[float, float]:
 
 def expected_margin(view: OperatorView, g: Guardrail, margin: Margin) -> float:
     """How near the plan itself comes to a limit, before any allowance for error. NaN without a plan."""
-    plan = view.controller.prediction.tags.get(g.tag, ()) if view.controller is not None else ()
+    plan = view.plan.tags.get(g.tag, ())
     distances = [g.sign * (g.limit - v) for v in plan if math.isfinite(v)]
     return min(distances, default=margin.worst + margin.calibrated)
 

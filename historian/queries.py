@@ -21,6 +21,7 @@ from plant.errors import HistorianError
 from plant.link import Quality
 
 _EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 and 9999, microseconds
+_OPEN = 253_402_300_000_000_000  # the end of a segment that has none: later than any sample, and exact in seconds
 _SAMPLE = {"ts": pl.Int64, "value": pl.Float64, "quality": pl.Int64}
 
 
@@ -133,14 +134,35 @@ class Queries:
             columns[tag] = _last_at(found["ts"].to_numpy(), found["value"].to_numpy(), ts, oldest)
         return pl.DataFrame(columns, schema_overrides={"ts": pl.Int64}).with_columns(pl.exclude("ts").fill_nan(None))
 
-    def latest(self, tags: Sequence[str] | None = None) -> pl.DataFrame:
-        """The newest sample of each tag (default: every tag): tag, ts, value, quality. Tags without one are left out."""
+    def segment(self) -> tuple[int, int, bool]:
+        """The stretch of plant time that is being recorded, or was last: [start, end) in microseconds, and whether it began
+        with the plant's clock set back. What was stored last lies in it, which need not be what has the newest time.
+
+        It begins with the run opened last (one that is still open, if any) and ends where an older run begins that lies
+        ahead of it.
+        """
+        runs = self.runs().sort("id")
+        current = runs.filter(pl.col("end_ts").is_null()).tail(1)
+        current = current if len(current) else runs.tail(1)
+        if not len(current):
+            return _EARLIEST, _OPEN, False
+        start = int(current["start_ts"][0])
+        older = runs.filter(pl.col("id") < current["id"][0])
+        ahead = older.filter(pl.col("start_ts") > start)["start_ts"].min()
+        back = bool((older["end_ts"].fill_null(_EARLIEST) > start).any()) or ahead is not None
+        return start, _OPEN if ahead is None else int(ahead), back  # type: ignore[arg-type]
+
+    def latest(self, tags: Sequence[str] | None = None, start_ts: int = _EARLIEST, end_ts: int = _OPEN) -> pl.DataFrame:
+        """The newest sample of each tag (default: every tag) in [start, end) microseconds: tag, ts, value, quality. Tags
+        without one are left out."""
         s, rows = schema.sample.c, []
         if tags is None:
             self.refresh_tags()  # another process may have registered some
         with self._reading() as c:
             for tag in self.tags if tags is None else tags:
-                query = select(s.ts, s.value, s.quality).where(s.tag_id == self.tag_id(tag))
+                query = select(s.ts, s.value, s.quality).where(
+                    s.tag_id == self.tag_id(tag), s.ts >= start_ts, s.ts < end_ts
+                )
                 if row := c.execute(query.order_by(s.ts.desc()).limit(1)).first():
                     rows.append((tag, *row))
         return pl.DataFrame(rows, schema={"tag": pl.String, **_SAMPLE}, orient="row")
@@ -226,25 +248,33 @@ class Queries:
         return self._frame(query.order_by(r.start_ts, r.id), types)
 
     def events(
-        self, start_s: float | None = None, limit: int = 200, kinds: Sequence[str] | None = None
+        self,
+        start_s: float | None = None,
+        limit: int = 200,
+        kinds: Sequence[str] | None = None,
+        end_s: float | None = None,
     ) -> pl.DataFrame:
-        """Newest events first: ts, kind, severity, source, key, message, data (JSON)."""
+        """Newest events in [start, end) first: ts, kind, severity, source, key, message, data (JSON)."""
         e = schema.event.c
         query = select(e.ts, e.kind, e.severity, e.source, e.key, e.message, e.data).where(e.plant == self.plant)
         if start_s is not None:
             query = query.where(e.ts >= microseconds(start_s))
+        if end_s is not None:
+            query = query.where(e.ts < microseconds(end_s))
         if kinds is not None:
             query = query.where(e.kind.in_(list(kinds)))
         columns = ("kind", "severity", "source", "key", "message", "data")
         query = query.order_by(e.ts.desc(), e.uid.desc()).limit(limit)
         return self._frame(query, {"ts": pl.Int64, **dict.fromkeys(columns, pl.String)})
 
-    def audits(self, start_s: float | None = None, limit: int = 200) -> pl.DataFrame:
-        """Newest operator actions first: ts, who, action, target, old, new, accepted, reason."""
+    def audits(self, start_s: float | None = None, limit: int = 200, end_s: float | None = None) -> pl.DataFrame:
+        """Newest operator actions in [start, end) first: ts, who, action, target, old, new, accepted, reason."""
         a = schema.audit.c
         query = select(a.ts, a.who, a.action, a.target, a.old, a.new, a.accepted, a.reason).where(a.plant == self.plant)
         if start_s is not None:
             query = query.where(a.ts >= microseconds(start_s))
+        if end_s is not None:
+            query = query.where(a.ts < microseconds(end_s))
         types = {"ts": pl.Int64, **dict.fromkeys(("who", "action", "target", "old", "new"), pl.String)}
         types |= {"accepted": pl.Boolean, "reason": pl.String}
         return self._frame(query.order_by(a.ts.desc(), a.uid.desc()).limit(limit), types)

@@ -110,7 +110,7 @@ def make_view() -> Callable[..., OperatorView]:
         readings = {name: Reading(v, Quality.GOOD, NOW_S) for name, v in values.items()}
         times = tuple(NOW_S - 100 + 10 * i for i in range(10))
         trends = {"T": Series(times, tuple(49.0 + 0.1 * i for i in range(10))), "U": Series(times, (30.0,) * 10)}
-        base = OperatorView(heater_spec(), History(readings, trends), controller=snapshot())
+        base = OperatorView(heater_spec(), History(readings, trends), said_controller=snapshot())
         return dataclasses.replace(base, **changes)
 
     return build

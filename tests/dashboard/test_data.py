@@ -111,3 +111,49 @@ def test_a_file_that_is_no_historian_is_an_error_that_names_it(spec, tmp_path):
     (tmp_path / "h.db").write_text("not a database at all, but long enough to look like a file of some kind" * 20)
     with pytest.raises(HistorianError, match=r"h\.db"):
         HistoryReader(str(tmp_path / "h.db"), spec).read(("T",), 100.0)
+
+
+def test_a_plant_clock_that_was_set_back_is_followed(store, spec, tmp_path, now_s):
+    """What was stored last is the present, whatever has the newest time."""
+    first = store.open_run("recorded", now_s - 100)
+    store.sample_block({"T": np.full(101, 50.0), "U": np.full(101, 30.0)}, now_s + np.arange(-100.0, 1.0))
+    store.event(now_s - 1, "mode", "of before")
+    store.audit(now_s - 50, "ann", "SetTarget", "T", 50.0, 55.0)
+    back_s = now_s - 18_000
+    store.close_run(first, now_s)
+    store.open_run("recorded", back_s)
+    store.event(back_s, "gap", "the plant's clock went back")
+    store.sample_block({"T": np.full(11, 61.0)}, back_s + np.arange(11.0))
+    assert store.flush()
+    found = HistoryReader(str(tmp_path / "h.db"), spec).read(("T",), 100.0)
+    assert {tag: (r.value, r.time_s) for tag, r in found.readings.items()} == {"T": (61.0, back_s + 10)}
+    assert set(found.trends["T"].value) == {61.0}
+    assert found.entries[0].text == "the plant's clock went back"
+    assert [e.kind for e in found.entries] == ["gap", "mode", "operator"]
+    assert found.targets["T"].value[0] == 55.0, "what was set before the clock was set back still holds"
+
+
+def test_a_second_pass_over_the_same_time_ends_where_the_plant_is(store, spec, tmp_path, now_s):
+    first = store.open_run("recorded", now_s)
+    store.sample_block({"T": np.full(201, 50.0)}, now_s + np.arange(201.0))
+    store.close_run(first, now_s + 200)
+    store.open_run("recorded", now_s + 100.5)
+    store.sample_block({"T": np.full(3, 61.0)}, now_s + 100.5 + np.arange(3.0))
+    assert store.flush()
+    found = HistoryReader(str(tmp_path / "h.db"), spec).read((), 100.0, here_s=now_s + 102.5)
+    assert found.readings["T"].value == 61.0
+    assert found.readings["T"].time_s == now_s + 102.5
+
+
+def test_only_what_was_stored_since_the_last_look_is_news(store, spec, tmp_path, now_s):
+    reader = HistoryReader(str(tmp_path / "h.db"), spec)
+    store.sample("T", Value(50.0, Quality.GOOD, now_s))
+    assert store.flush()
+    eventually_read(reader)
+    eventually_read(reader)
+    assert not reader.news(3.0).fresh, "nobody knows how old it is"
+    store.sample("T", Value(50.0, Quality.GOOD, now_s - 18_000))
+    store.sample("T", Value(50.0, Quality.GOOD, now_s + 1))
+    assert store.flush()
+    eventually_read(reader)
+    assert reader.news(3.0).fresh

@@ -62,7 +62,7 @@ def test_gaps_bad_values_and_nan_are_null_and_the_option_is_json(make_view, make
         {"T": Series((now_s - 2, now_s - 1, now_s), (50.0, None, math.inf))},
     )
     plan = Prediction((now_s + 5, now_s + 10), {"T": (math.nan, 51.0)}, {})
-    option = trend_option(make_view(history=history, controller=make_snapshot(prediction=plan)), ("T",), 100.0)
+    option = trend_option(make_view(history=history, said_controller=make_snapshot(prediction=plan)), ("T",), 100.0)
     json.dumps(option, allow_nan=False)
     assert [v for _, v in series(option, 0, "T")] == [50.0, None, None]
     assert [v for _, v in series(option, 0, "expected")] == [None, 51.0], "no line from a value nobody believes"
@@ -76,7 +76,7 @@ def test_a_stretch_without_values_breaks_the_line(make_view, now_s):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_nothing_known_yet_is_empty_panels(make_view, known):
-    view = make_view(history=History(), controller=None)
+    view = make_view(history=History(), said_controller=None)
     option = trend_option(view, ("T", "U") if known else (), 100.0)
     json.dumps(option, allow_nan=False)
     assert all(s["data"] == [] for s in option["series"])
@@ -87,7 +87,7 @@ def test_limits_near_the_values_are_drawn_and_red_when_passed(make_view, now_s):
         history = History({"T": Reading(value, Quality.GOOD, now_s)}, {"T": Series((now_s - 50, now_s), (70.0, value))})
         (line,) = [
             s["markLine"]
-            for s in trend_option(make_view(history=history, controller=None), ("T",), 100.0)["series"]
+            for s in trend_option(make_view(history=history, said_controller=None), ("T",), 100.0)["series"]
             if "markLine" in s
         ]
         return {m["yAxis"]: m for m in line["data"] if "yAxis" in m}

@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from dashboard.live import PlantState
+from dashboard.news import News
 from dashboard.view import (
     History,
     Reading,
@@ -18,7 +20,7 @@ from dashboard.view import (
     number,
     trend_tags,
 )
-from plant.link import Quality
+from plant.link import Quality, Value
 from plant.opcua.controller_client import Margin, Prediction
 from plant.spec import load_spec
 
@@ -51,10 +53,46 @@ def test_a_tag_without_its_own_limit_is_stale_after_three_samples(make_view):
     assert "stale" in with_reading(view, "D", 0.0, age=15.1).fault(view.spec.tag("D"))
 
 
-def test_the_historian_that_stopped_makes_readings_stale(make_view, make_snapshot, now_s):
-    view = make_view(controller=make_snapshot(plan_time_s=now_s + 100))
-    assert view.now_s == now_s + 100
-    assert "stale" in view.fault(view.spec.tag("T"))
+def test_values_are_old_by_reception_whatever_their_stamps_say(make_view):
+    silent = News(12.0)
+    assert make_view(plant_news=silent).old == "", "the recorder stores new ones"
+    assert make_view(stored_news=silent).old == "old, 12 s"
+    assert make_view(stored_news=News(0.5, ever=False)).old == "from before, waiting"
+    view = make_view(stored_news=silent, plant_news=silent)
+    tag = view.spec.tag("T")
+    assert (view.fault(tag), view.state(tag), view.trends_old) == ("old, 12 s", State.NORMAL, True)
+    assert view.plan.time_s == (), "no plan starts from an old value"
+
+
+def test_the_plant_itself_is_shown_before_what_is_stored_of_it(make_view, now_s):
+    said = PlantState(time_s=now_s - 18_000, values={"T": Value(61.0, Quality.GOOD, now_s - 18_000)})
+    view = make_view(said_plant=said)
+    assert (view.readings["T"].value, view.now_s) == (61.0, now_s - 18_000)
+    assert view.plan.time_s == (), "a plan made five hours ahead is of another time"
+    gone = dataclasses.replace(view, plant_news=News(9.0))
+    assert (gone.plant, gone.readings["T"].value, gone.now_s) == (None, 50.0, now_s)
+    both = dataclasses.replace(gone, stored_news=News(11.0))
+    assert (both.readings["T"].value, both.old) == (61.0, "old, 9 s"), "whoever had news last"
+
+
+def test_a_silent_controller_says_nothing_of_the_present(make_view):
+    view = make_view(controller_news=News(4.0))
+    assert view.controller is None
+    assert view.plan.time_s == ()
+    assert view.target("T") is None
+    assert view.margins == {}
+
+
+def test_margins_of_a_controller_without_a_young_sample_are_unknown(make_view, make_snapshot):
+    assert make_view(said_controller=make_snapshot(sample_age_s=16.0)).margins == {}
+    assert make_view().margins
+
+
+@pytest.mark.parametrize(("age", "fault"), [(16.0, "stale, 16 s"), (-16.0, "stamped 16 s ahead"), (-14.0, "")])
+def test_an_odd_stamp_is_judged_both_ways(make_view, now_s, age, fault):
+    values = {n: Value(1.0, Quality.GOOD, now_s) for n in ("T", "U")} | {"D": Value(1.0, Quality.GOOD, now_s - age)}
+    view = make_view(said_plant=PlantState(time_s=now_s, values=values))
+    assert view.fault(view.spec.tag("D")) == fault
 
 
 def test_a_missing_historian_is_told_once_and_not_by_every_tag(make_view):
@@ -83,8 +121,8 @@ def test_the_expected_margin_comes_from_the_plan_itself(make_view, make_snapshot
     burns = make_view().spec.guardrails[0]
     margin = Margin(45.0, 10.0, 2.0)
     plan = Prediction((now_s + 5, now_s + 10), {"T": (60.0, 90.0)}, {})
-    assert expected_margin(make_view(controller=make_snapshot(prediction=plan)), burns, margin) == 5.0
-    assert expected_margin(make_view(controller=make_snapshot(prediction=Prediction())), burns, margin) == 12.0
+    assert expected_margin(make_view(said_controller=make_snapshot(prediction=plan)), burns, margin) == 5.0
+    assert expected_margin(make_view(said_controller=make_snapshot(prediction=Prediction())), burns, margin) == 12.0
 
 
 def test_bands_and_bars_stand_where_the_plant_lives(make_view):
@@ -93,7 +131,7 @@ def test_bands_and_bars_stand_where_the_plant_lives(make_view):
     assert normal_band(view, T) == (30.0, 80.0)
     assert normal_band(view, D) is None
     assert normal_band(view, U) == (10.0, 70.0)
-    assert normal_band(make_view(controller=None), U) == (0.0, 80.0)
+    assert normal_band(make_view(said_controller=None), U) == (0.0, 80.0)
     assert display_range(view, D) == D.range
     low, high = display_range(view, T)
     assert 0.0 <= low < 30.0
