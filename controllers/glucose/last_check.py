@@ -94,10 +94,8 @@ class LastCheck(Filter):
         asked = np.nan_to_num(answer.moves[:, 0], nan=0.0, posinf=0.0)
         rate = np.where(asked <= most, asked, np.floor(np.minimum(asked, most) / step + 1e-6) * step)
         moves = np.maximum(rate, 0.0)[:, None]
-        cut = zip(asked, moves[:, 0], strict=True)
-        why = tuple(f"the last check allows {m:.4g} U/h of the {a:.4g} asked for" if m < a else "" for a, m in cut)
         plan = np.concatenate([moves[:, None], answer.plan[:, 1:]], 1)
-        return dataclasses.replace(answer, moves=moves, plan=plan, why=why)
+        return dataclasses.replace(answer, moves=moves, plan=plan)
 
     def _most(self, cgm: Array, applied: Array) -> Array:
         """The highest rate (batch,) that may run until the next sample, U/h."""

@@ -117,14 +117,14 @@ class QuantileFilter(Filter):
         moves = np.where((share == 1.0)[:, None], asked, self._rounded(safe + share[:, None] * (asked - safe)))
         required = self.back_off.copy()
         self._follow(observation.measured[:, self._column])
-        told = tuple(self._why(m, a, r) for m, a, r in zip(moves, asked, room, strict=True))
+        lost = f"{self.guardrail.name}: even the safe values do not keep its back-off"
         return dataclasses.replace(
             Decision.of_moves(self.spec, moves, 0.0),
             margins=room[:, None, None],
             calibrated=np.array([[required.mean()]]),
             guardrails=(self.guardrail.name,),
             status=tuple(Status.FEASIBLE if k else Status.INFEASIBLE for k in known.tolist()),
-            why=told,
+            why=tuple(lost if r < 0 else "" for r in room.tolist()),
         )
 
     def _share(self, asked: Array) -> tuple[Array, Array]:
@@ -157,16 +157,6 @@ class QuantileFilter(Filter):
         for graver in self._graver:
             past = past + _GRAVER * (graver.sign * (graver.limit - reading) < 0)
         self.back_off = np.clip(self.back_off + c.rise * (past - c.budget), c.least, c.most)
-
-    def _why(self, moves: Array, asked: Array, room: float) -> str:
-        changed = [
-            f"{t.name} {m:.4g} {t.unit} in place of {a:.4g}"
-            for t, a, m in zip(self.spec.mvs, asked, moves, strict=True)
-            if a != m
-        ]
-        if room < 0:
-            changed.insert(0, "even the safe values do not keep its back-off")
-        return f"{self.guardrail.name}: {', '.join(changed)}" if changed else ""
 
 
 def first_crossing(shares: Array, room: Array) -> Array:
