@@ -114,6 +114,11 @@ def test_evaluate_runs_it_on_patients_it_is_told_of(tmp_path: Path) -> None:
         assert DISCLAIMER in " ".join(text.split()), name
 
 
+@pytest.mark.parametrize("plant", ["reactor", "reactor_bare", "vandevusse"])
+def test_where_the_benchmarks_plan_by_defaults_so_does_what_comes_with_the_plant(plant: str) -> None:
+    assert config_for(plant).planner == ControllerConfig().planner
+
+
 def test_a_plant_of_ones_own_has_the_defaults() -> None:
     assert config_for("two_tanks") == ControllerConfig()
 
