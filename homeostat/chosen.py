@@ -36,6 +36,13 @@ def needs_model(config: ControllerConfig) -> bool:
     return config.filter is None or not config.filter.forecast
 
 
+def doubts_about(config: ControllerConfig, checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """Why what a controller learned does not deserve AUTO, a sentence each: the world model's doubts, or the forecast's."""
+    if config.filter is not None and config.filter.forecast:
+        return load_forecast(config.filter.forecast).doubts
+    return checkpoint.doubts if checkpoint is not None else ()
+
+
 def controller_of(
     spec: PlantSpec,
     config: ControllerConfig,

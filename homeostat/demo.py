@@ -37,6 +37,7 @@ from simulators.scenario import load_scenario
 
 err = Console(stderr=True)
 _START_S = 90.0
+RESTART = "restart"  # the controller's alarm while AUTO waits for a person
 _LOOK_S = 2.0  # between two looks at the controller's mode
 _DECISION_S = 0.8  # wall time from one decision to the next, at least: what two cores carry and an eye can follow
 
@@ -172,7 +173,7 @@ class Demo:
         """Wait until the controller is in AUTO. Where it waits for a person (the run before ended in a shed or a crash), whoever
         started the demo is that person: their name and the reason go through the controller's own command, and its audit.
         Returns '' or, after a while, why it is not in AUTO, in the controller's words."""
-        deadline, look, why = time.monotonic() + _START_S, 0.0, "it has not said why"
+        deadline, look, why, said = time.monotonic() + _START_S, 0.0, "it has not said why", False
         while time.monotonic() < deadline:
             self._need_alive()
             if self._stop:
@@ -181,7 +182,14 @@ class Demo:
                 why = shot.mode_reason
                 if shot.mode_actual in (Mode.AUTO, Mode.SHED):
                     return "" if shot.mode_actual == Mode.AUTO else why
-                if shot.mode_target != Mode.AUTO and time.monotonic() >= look:
+                waits = any(alarm.key == RESTART and alarm.active for alarm in shot.alarms)
+                if waits and not said:
+                    said = True
+                    err.print(
+                        f"{self.spec.name}: {escape(why)}. AUTO is asked for in the name of {_person()}, who started this.",
+                        soft_wrap=True, highlight=False,
+                    )  # fmt: skip
+                if (waits or shot.mode_target != Mode.AUTO) and time.monotonic() >= look:
                     look = time.monotonic() + _LOOK_S
                     self._ask_auto(client)
             time.sleep(0.2)
@@ -190,7 +198,7 @@ class Demo:
     def _ask_auto(self, client: ControllerClient) -> str:
         """Ask for AUTO as the person who started the demo. Returns '' or the refusal."""
         with contextlib.suppress(LinkError):
-            return client.set_mode(Mode.AUTO, f"demo ({getpass.getuser()})", "the demo was started by hand")
+            return client.set_mode(Mode.AUTO, f"demo ({_person()})", "the demo was started by hand")
         return "the controller does not answer"
 
     def _start_s(self) -> float:
@@ -328,6 +336,14 @@ def _listening(port: int) -> bool:
     with socket.socket() as s:
         s.settimeout(0.5)
         return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _person() -> str:
+    """Who started this; a container may know no name for its user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no LOGNAME and no entry for the user's number
+        return f"user {os.getuid()}"
 
 
 def _shot(client: ControllerClient | None) -> ControllerSnapshot | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -232,6 +233,25 @@ def test_a_demo_that_cannot_enter_auto_says_why_and_stays_up(demo, tmp_path: Pat
     assert "reactor is not in AUTO: AUTO is not possible: the plan is RECOVERY" in errors
     assert f"http://127.0.0.1:{running.page}" in errors
     assert running.survivors() == []
+
+
+def test_after_a_crash_in_auto_whoever_starts_the_next_demo_is_the_person_it_waits_for(demo):
+    first = demo("reactor", "--speed", "50")
+    with ControllerClient(first.controller_url) as client:
+        first.wait_until(lambda: _mode(client) == "AUTO", "AUTO")
+    controller = first.wait_until(lambda: first.child("control"), "the controller's process")
+    controller.kill()
+    assert first.end()[0] == 1
+    second = demo("reactor", "--speed", "50", "--minutes", "0.1")
+    with ControllerClient(second.controller_url) as client:
+        second.wait_until(lambda: _mode(client) == "AUTO", "AUTO again")
+    code, errors = second.end()
+    assert code == 0, errors
+    assert "ended in AUTO without giving the plant back" in errors
+    assert f"in the name of {getpass.getuser()}" in errors
+    with Historian(second.folder / "historian.db", "reactor", read_only=True) as store:
+        asked = [a for a in store.audits().to_dicts() if a["action"] == "SetMode"]
+    assert any(a["who"] == f"demo ({getpass.getuser()})" and a["new"] == "AUTO" and a["accepted"] for a in asked)
 
 
 def test_interrupted_while_it_starts(demo):
