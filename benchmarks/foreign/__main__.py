@@ -28,6 +28,18 @@ from benchmarks.report import Report
 
 ROWS = {
     "commission": "Check, record, excite and train, with YAML only",
+    "auto": "AUTO held for two plant-hours while targets step",
+    "field_bus": "Field bus dead behind a live server",
+    "strangers": "Strangers: heartbeat, move, second controller, paused controller",
+    "limits": "Hostile operator limits in AUTO, RECOVERY and SHED",
+    "partial": "Partial service: one MV dropped, one CV lost",
+    "guest": "Excitation toward a stated guardrail",
+    "tampered": "Models that do not deserve AUTO",
+    "page": "The page in a real browser while parts of the plant die",
+    "restart": "Restart of the controller in each mode",
+    "units": "Units of 1e-9 to 1e9 on three plants",
+    "shared_cases": "Small inputs that went wrong",
+    "demos": "The four demos, left alone",
 }
 LONG = {"demos"}  # forty minutes by itself: only when it is named
 

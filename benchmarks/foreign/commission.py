@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from benchmarks.foreign import plants
 from benchmarks.foreign.bench import Bench, side_by_side
@@ -10,7 +11,7 @@ from benchmarks.foreign.node import Tanks
 from benchmarks.foreign.outcomes import Cases, Outcome, none, not_run, yes
 from benchmarks.foreign.product import Running, run, until
 
-_TRAIN_S, _CHECK_S = 600.0, 60.0
+_TRAIN_S, _CHECK_S, _RECORD_S = 600.0, 60.0, 10.0  # wall
 
 
 def cases(bench: Bench) -> Cases:
@@ -30,24 +31,16 @@ def commission(bench: Bench, setting: str) -> list[Outcome]:
         with Running(
             folder / "record.log", "record", path, "--endpoint", tanks.endpoint, "--data-dir", folder
         ) as record:
-            until(lambda: "recording" in record.said(), 30.0)
-            patience_s = 120.0 + settings.excite_hours * 3600 / settings.excite_speed
-            argv = (
-                "excite",
-                path,
-                "--endpoint",
-                tanks.endpoint,
-                "--hours",
-                settings.excite_hours,
-                "--data-dir",
-                folder,
-            )
-            before = tanks.state()
-            code, said = run(*argv, timeout_s=patience_s)
-            after = tanks.state()
-            found.append(yes("`excite` ends well", code == 0, said.strip().splitlines()[-1][:160] if code else ""))
+            until(lambda: "connected" in record.said(), _CHECK_S)
+            time.sleep(_RECORD_S)
             status = record.end()
-            found.append(yes("`record` ends well", status == 0, f"exit status {status}" if status else ""))
+        found.append(yes("`record` ends well", status == 0, f"exit status {status}" if status else ""))
+        patience_s = 120.0 + settings.excite_hours * 3600 / settings.excite_speed
+        argv = ("excite", path, "--endpoint", tanks.endpoint, "--hours", settings.excite_hours, "--data-dir", folder)
+        before = tanks.state()
+        code, said = run(*argv, timeout_s=patience_s)
+        after = tanks.state()
+        found.append(yes("`excite` ends well", code == 0, said.strip().splitlines()[-1][:160] if code else ""))
     limit = max(g.limit for g in spec.guardrails)
     worst = max(after["highest"][:2])
     found.append(Outcome("highest level while exciting, cm", worst, limit))

@@ -52,66 +52,79 @@ def modules() -> Path:
     return folder / "node_modules"
 
 
-class Tanks:
-    """`server.js` while the context is open. `endpoint` is its OPC UA address; `state`, `writes`, `fault` and `operate` are
-    the plant's own console, which no client of OPC UA sees."""
+class Console:
+    """A plant process with a console by HTTP, which no client of OPC UA sees."""
 
-    def __init__(
-        self, setting: str = "minimum", *, speed: float = 60.0, index: int = 3, seed: int = 1, bare: bool = False,
-        lease: bool = False, port: int | None = None,
-    ) -> None:  # fmt: skip
-        self.port, self._console = port or free_port(), free_port()
-        self.endpoint, self.speed = f"opc.tcp://127.0.0.1:{self.port}/tanks", speed
-        self._argv = [
-            "node", str(SERVER), str(self.port), str(self._console), "--setting", setting, "--speed", str(speed),
-            "--index", str(index), "--seed", str(seed), *(["--bare"] if bare else []), *(["--lease"] if lease else []),
-        ]  # fmt: skip
-        self._process: subprocess.Popen[str] | None = None
+    def __init__(self, console: int) -> None:
+        self.console = console
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Tanks:
-        environment = {**os.environ, "NODE_PATH": str(modules())}
-        self._process = subprocess.Popen(
-            self._argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-        )
+    def await_start(self) -> None:
+        """Wait until the console answers. `NoNode` when it does not."""
+        assert self.process is not None
         until = time.monotonic() + _START_S
-        while time.monotonic() < until and self._process.poll() is None:
+        while time.monotonic() < until and self.process.poll() is None:
             try:
                 self.state()
             except OSError:
                 time.sleep(0.05)
             else:
-                return self
-        self.__exit__(None, None, None)
-        raise NoNode(f"the foreign plant did not start: {' '.join(self._argv)}")
+                return
+        self.end()
+        raise NoNode(f"the plant did not start: {self.process.args}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+    def end(self) -> None:
+        """End the process, if it runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
 
     def _ask(self, path: str, **query: object) -> Any:
-        url = f"http://127.0.0.1:{self._console}/{path}?{urllib.parse.urlencode(query)}"
+        url = f"http://127.0.0.1:{self.console}/{path}?{urllib.parse.urlencode(query)}"
         with urllib.request.urlopen(url, timeout=5.0) as answer:
             return json.loads(answer.read())
 
     def state(self) -> dict[str, Any]:
-        """The true state: levels `h` (cm), flows `q` (cm3/s), modes, grant, trips, the highest levels so far."""
+        """The true state of the plant, `granted`, `reason`, `wall_s`."""
         return self._ask("state")
 
     def writes(self, start: int = 0) -> list[dict[str, Any]]:
-        """Every write since the `start`th: wall time `at`, `plant_s`, session, node, value, status, granted."""
+        """Every write since the `start`th: wall time `at`, node, value, status, and what else the plant knows of it."""
         return self._ask("writes", **{"from": start})
 
     def fault(self, **faults: object) -> None:
         """Set faults (see `server.js`); `clear=1` ends them all."""
         self._ask("set", **faults)
+
+
+class Tanks(Console):
+    """`server.js` while the context is open. `endpoint` is its OPC UA address; its state tells of levels `h` (cm), flows `q`
+    (cm3/s), modes, trips, and the highest levels so far."""
+
+    def __init__(
+        self, setting: str = "minimum", *, speed: float = 60.0, index: int = 3, seed: int = 1, bare: bool = False,
+        lease: bool = False, port: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(free_port())
+        self.port, self.speed = port or free_port(), speed
+        self.endpoint = f"opc.tcp://127.0.0.1:{self.port}/tanks"
+        self._argv = [
+            "node", str(SERVER), str(self.port), str(self.console), "--setting", setting, "--speed", str(speed),
+            "--index", str(index), "--seed", str(seed), *(["--bare"] if bare else []), *(["--lease"] if lease else []),
+        ]  # fmt: skip
+
+    def __enter__(self) -> Tanks:
+        environment = {**os.environ, "NODE_PATH": str(modules())}
+        self.process = subprocess.Popen(
+            self._argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.await_start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
 
     def operate(self, **settings: object) -> None:
         """Act at the plant's own console: LC1, LC2 set-points, MODE1, MODE2 (0: as the handshake says), FC1, FC2 by hand."""

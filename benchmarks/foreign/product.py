@@ -17,6 +17,7 @@ from benchmarks.foreign.ports import free_port
 from plant.errors import LinkError
 from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
 
+BARE: Mapping[str, Any] = {"supervisor": {"fallback": "moves"}}  # for a plant that nobody else takes
 _START_S = 60.0
 
 

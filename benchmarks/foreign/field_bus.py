@@ -1,0 +1,119 @@
+"""The field bus is dead behind a live server: every way in which old values can look young, on three kinds of plant."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.foreign.bench import Bench, together
+from benchmarks.foreign.node import Console, Tanks
+from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
+from benchmarks.foreign.product import BARE, Controller, until
+from benchmarks.foreign.simulated import PLANT, Simulated
+from plant.spec import PlantSpec, load_spec
+
+FAULTS: dict[str, dict[str, object]] = {
+    "stamps old": {"old": 1},
+    "stamps 1601": {"stamp": 1601},
+    "stamps 9999": {"stamp": 9999},
+    "stamps an hour ahead": {"shift": 3600},
+    "stamps an hour behind": {"shift": -3600},
+    "values frozen, stamps running": {"frozen": 1},
+    "one tag an hour ahead": {},
+}
+CAUSE = re.compile(
+    r"stamp|source time|old|stale|frozen|stand|same|identical|repeat|clock|fresh|ahead|behind", re.IGNORECASE
+)
+OURS = "our layer"
+_LATE_S = 0.5  # wall: the poll of this script, and a decision under way
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plant. `odd`: the tag whose stamp is moved by itself; `limit_s`: plant seconds that AUTO may go on."""
+
+    name: str
+    spec: PlantSpec
+    yaml: Path | str
+    odd: str
+    bare: bool
+
+    @property
+    def limit_s(self) -> float:
+        """max(stale_s, 2 samples) of the critical tags, plant seconds."""
+        stale = [t.stale_s for t in self.spec.measured if t.critical and t.stale_s is not None]
+        return max([2 * self.spec.sample_time_s, *stale])
+
+    def plant(self, bench: Bench) -> contextlib.AbstractContextManager[Console]:
+        if self.name == OURS:
+            return Simulated(speed=bench.settings.speed, seed=bench.seed + 21)
+        return Tanks(speed=bench.settings.speed, seed=bench.seed + 21, bare=self.bare)
+
+
+def kinds(bench: Bench) -> Iterator[Kind]:
+    """Our own layer, a foreign alive bit, no heartbeat."""
+    yield Kind(OURS, load_spec(PLANT), PLANT, "TI101", False)
+    for bare in (False, True):
+        path, spec = bench.foreign(bare=bare)
+        yield Kind("no heartbeat" if bare else "foreign alive bit", spec, path, "LT1", bare)
+
+
+def cases(bench: Bench) -> Cases:
+    found: dict[str, dict[str, list[Outcome]]] = {}
+
+    def of(kind: str, fault: str) -> list[Outcome]:
+        if not found:
+            found.update(together({k.name: lambda k=k: walk(bench, k) for k in kinds(bench)}))
+        return found[kind][fault]
+
+    return {f"{k.name}: {fault}": lambda k=k, f=fault: of(k.name, f) for k in kinds(bench) for fault in FAULTS}
+
+
+def walk(bench: Bench, kind: Kind) -> dict[str, list[Outcome]]:
+    """Every fault in turn on one plant, each from AUTO, each ended before the next."""
+    checkpoint = None if kind.name == OURS else bench.model()
+    folder, found = bench.folder / "field_bus" / re.sub(r"\W+", "_", kind.name), {}
+    with contextlib.ExitStack() as stack:
+        plant = stack.enter_context(kind.plant(bench))
+        config = BARE if kind.bare else None
+        made = Controller(folder, kind.yaml, plant.endpoint, config=config, checkpoint=checkpoint)
+        control = stack.enter_context(made)
+        for fault, faults in FAULTS.items():
+            found[fault] = died(bench, kind, plant, control, faults or {"shift_tag": f"{kind.odd},3600"})
+            plant.fault(clear=1)
+    return found
+
+
+def died(bench: Bench, kind: Kind, plant: Console, control: Controller, faults: dict[str, object]) -> list[Outcome]:
+    """One fault on one plant, from AUTO."""
+    if why := control.auto(_PATIENCE_S):
+        return [yes("AUTO is entered", False, why[:200])]
+    began = control.now()
+    control.wait(lambda s: began is None or s.cycles > began.cycles + 8, _PATIENCE_S)
+    first = len(plant.writes())
+    plant.fault(**faults)
+    began_s, at = time.monotonic(), plant.state()["wall_s"]
+    allowed_s = kind.limit_s / bench.settings.speed + _LATE_S
+
+    def shed() -> bool:
+        seen = control.now()
+        return seen is not None and seen.mode_actual not in ("AUTO", "MANUAL")
+
+    until(shed, _PATIENCE_S)
+    took_s = time.monotonic() - began_s if shed() else math.inf
+    seen = control.now()
+    time.sleep(1.0)  # what would still be written
+    late = [w for w in plant.writes(first) if w["node"].startswith(("FC", "TC")) and w["at"] > at + allowed_s]
+    words = "; ".join([seen.mode_reason, *(a.message for a in seen.alarms if a.active)]) if seen else "no answer"
+    return [
+        yes("AUTO is entered", True),
+        Outcome("seconds until AUTO is given up, of those allowed", took_s / allowed_s, 1.0, note=f"{took_s:.2f} s"),
+        yes("the alarm names the cause", bool(CAUSE.search(words)), seen.mode_reason[:140] if seen else ""),
+        none("moves written on inputs older than that", len(late)),
+    ]
