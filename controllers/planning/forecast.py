@@ -168,6 +168,10 @@ class ForecastMpc(JepaMpc):
         read = self._window[:, -1, : self.model.n_measured]
         return self.model.limit_margins(self.model.normalise(read, "measured"))
 
+    def _expected_now(self, z: Tensor, applied: Tensor) -> Tensor:
+        u, d = self.model.normalise(applied, "mvs"), self.model.normalise(self._d, "dvs")
+        return self.model.read_out(self.model.ahead(z, u[:, None], d[:, None])[:, 0])
+
     def _learn_bias(self, z: Tensor, measured: Tensor, applied: Tensor) -> None:
         """Compare what the windows of the last samples say of now with what is; `z` is the window of now."""
         h = self.config.horizon

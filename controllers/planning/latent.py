@@ -79,6 +79,9 @@ class LatentController(ABC):
         shown = [g.tag if g.tag in names else g.shown_by for g in rails]
         self._columns = [names.index(tag) if tag else 0 for tag in shown]
         self._tightens = torch.tensor([g.sign * bool(tag) for g, tag in zip(rails, shown, strict=True)]).double()
+        periods = [(t.period_s or 0.0) / self.spec.sample_time_s for t in self.spec.measured]
+        self._period = torch.tensor([max(1, round(p)) for p in periods])
+        self._range = _double([t.range for t in self.spec.measured]).view(-1, 2).T
         # The sample of a plan whose target a late reading shows.
         late = [round(self.spec.tag(t.tag).dead_time_s / self.spec.sample_time_s) for t in self.spec.targets]
         self._shown = [(torch.arange(self.config.horizon) - n).clamp(min=0) for n in late]
@@ -112,6 +115,7 @@ class LatentController(ABC):
         self._allowance = Allowance(self.spec, self.batch)
         self._alarm = torch.ones(self.batch).double()  # what surprise multiplies the margins by
         self._z: Tensor | None = None
+        self._missing = torch.zeros(self.batch, self.model.n_measured, dtype=torch.long)  # samples in a row
         self._constants = _double([[t.nominal for t in self.spec.constants]]).expand(self.batch, -1)
         self._d = _double([[t.nominal for t in self.spec.dvs]]).expand(self.batch, -1)
 
@@ -131,13 +135,16 @@ class LatentController(ABC):
         """Take in a sample and learn from it. Returns z (batch x latent) now, the moves in force (batch x n_mv), engineering
         units, and which plants (batch,) are seen: any measurement at all, and every move in force.
 
-        A measurement that is missing is masked.
+        A measurement that is missing although its period has passed is stood in for by what was predicted of it a sample ago, its
+        offset as last learned, inside the tag's range; it teaches nothing. What is slower than the sample is masked in between.
         """
         measured, dvs, applied = (
             torch.from_numpy(np.array(a, dtype=np.float64))
             for a in (observation.measured, observation.dvs, observation.applied)
         )
-        self._window = torch.cat([self._window[:, 1:], torch.cat([measured, dvs, applied], -1)[:, None]], dim=1)
+        self._read = measured
+        row = torch.cat([self._stood_in_for(measured, applied), dvs, applied], -1)
+        self._window = torch.cat([self._window[:, 1:], row[:, None]], dim=1)
         if observation.constants is not None:
             read = torch.from_numpy(np.array(observation.constants, dtype=np.float64))
             self._constants = torch.where(torch.isfinite(read), read, self._constants)
@@ -147,6 +154,20 @@ class LatentController(ABC):
         if observation.surprise is not None:
             self._alarm = (torch.from_numpy(np.array(observation.surprise)) / self.config.calm).clamp(min=1.0)
         return z, applied, torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
+
+    def _stood_in_for(self, measured: Tensor, applied: Tensor) -> Tensor:
+        """`measured` (batch x n_measured) with what was predicted in the place of what is lost."""
+        self._missing = torch.where(torch.isfinite(measured), 0, self._missing + 1)
+        lost = self._missing >= self._period
+        if self._z is None or not bool(lost.any()):
+            return measured
+        expected = (self._expected_now(self._z, applied) + self._bias[:, 0]).clamp(*self._range)
+        return torch.where(lost, expected, measured)
+
+    def _expected_now(self, z: Tensor, applied: Tensor) -> Tensor:
+        """What the last sample, `z`, says of this one (batch x n_measured); NaN where the move in force is unknown."""
+        u, d = self.model.normalise(applied, "mvs"), self.model.normalise(self._d, "dvs")
+        return self.model.read_out(self.model.advance_normalised(z, u, d, self._conditions()))
 
     def _conditions(self) -> Tensor | None:
         return self.model.condition(self._constants) if self.model.n_constant else None
@@ -260,7 +281,7 @@ class LatentController(ABC):
         now, n = self._window[:, -1].numpy(), self.model.n_measured
         told = why(
             self.spec, status, names, scale.numpy(), moves.numpy(), predicted, (margins * scale).numpy(), targets,
-            problem.targets.numpy(), now[:, :n], now[:, n + self.model.n_dv :], self.deadline_s, beyond.tolist(),
+            problem.targets.numpy(), self._read.numpy(), now[:, n + self.model.n_dv :], self.deadline_s, beyond.tolist(),
         )  # fmt: skip
         return Decision(
             moves=moves[:, 0].numpy(),
