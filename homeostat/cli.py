@@ -311,6 +311,7 @@ def control(
             spec, stop, config=settings, controller=controller, endpoint=endpoint,
             historian=historian_path(data_dir, spec), mode=Mode(mode.upper()),
             watch=watch_of(loaded) if loaded else None,
+            doubts=loaded.doubts if loaded else (),
         )
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from controllers.planning.filtered import Filter
 from controllers.planning.latent import LatentController
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.loop import ControlLoop
+from controllers.runtime.memory import Memory
 from controllers.runtime.nodes import ControllerServer
 from historian import Historian
 from historian.recorder import record
@@ -184,19 +185,23 @@ async def control_live(
     historian: Path | None,
     mode: Mode,
     watch: Watch | None,
+    doubts: Sequence[str] = (),
 ) -> None:
-    """Run a controller on a plant until `stop`, serving its node set; then give the MVs back. Raises `ControlError` when
-    the controller configured to stand by does not fit the plant, `SpecError` when there is none of its name."""
+    """Run a controller on a plant until `stop`, serving its node set; then give the MVs back. What it must not forget over a
+    restart is kept beside the historian. `doubts`: why its model does not deserve AUTO. Raises `ControlError` when the
+    controller configured to stand by does not fit the plant, `SpecError` when there is none of its name."""
     standing = Standby(controller, other_of(spec, config.standby, "standby")) if config.standby else controller
     async with contextlib.AsyncExitStack() as stack:
-        store = None
+        store = memory = None
         if historian is not None:
+            memory = Memory(historian.with_name(f"{historian.stem}.controller.json"), spec.name)
+            stack.callback(memory.close)
             store = stack.enter_context(Historian(historian, spec.name))
             store.register(spec)
         link, clock = await stack.enter_async_context(_connected(spec, endpoint))
         # The planner ends in time by itself, with its best plan so far; the loop's own deadline is the net below.
         controller.deadline_s = 0.8 * config.loop.deadline_s(spec.sample_time_s, clock.speed)
-        loop = ControlLoop(spec, config, link, standing, store, clock, watch=watch)
+        loop = ControlLoop(spec, config, link, standing, store, clock, watch=watch, doubts=doubts, memory=memory)
         server = await stack.enter_async_context(ControllerServer(loop))
         log.info("controller of %s at %s, starting in %s", spec.name, server.endpoint, mode)
         await _until(stop, loop.run(mode))

@@ -14,8 +14,8 @@ from plant.spec import PlantSpec
 
 
 def read_status(spec: PlantSpec, controller: str, historian: Path) -> dict[str, Any]:
-    """Mode, reasons, plan status, solve time (ms), sample age (plant s), margins, targets, active alarms; historian
-    size and newest sample. What cannot be reached says why instead of failing the rest."""
+    """Mode, reasons, plan status, solve time (ms), sample age (plant s), margins, targets, a word for each tag,
+    doubts about the model, active alarms; historian size and newest sample. What cannot be reached says why instead of failing the rest."""
     facts: dict[str, Any] = {"plant": spec.name, "controller": "reachable"}
     client = ControllerClient(controller)
     try:
@@ -27,6 +27,7 @@ def read_status(spec: PlantSpec, controller: str, historian: Path) -> dict[str, 
             "missed_deadlines": shot.missed_deadlines, "jitter_p99_ms": shot.jitter_p99_ms,
             "targets": dict(shot.targets), "limits": {k: list(v) for k, v in shot.limits.items()},
             "margins": {k: asdict(m) for k, m in shot.margins.items()},
+            "tag_status": dict(shot.tag_status), "doubts": list(shot.doubts), "published_s": shot.published_s,
             "alarms": [a.message for a in shot.alarms if a.active],
         }  # fmt: skip
     except LinkError as e:

@@ -23,7 +23,7 @@ from controllers.runtime.quality import InputQuality, Inputs
 from controllers.runtime.records import Recorder, Records
 from controllers.runtime.slow_tags import SlowTags
 from controllers.runtime.solver import Solver
-from controllers.runtime.spoken import KEY, REASON, WHO, plain
+from controllers.runtime.spoken import ANSWER, KEY, REASON, WHO, plain
 from controllers.runtime.state import ControllerState, margins_of, prediction_of
 from controllers.runtime.supervisor import Supervisor
 from controllers.runtime.surprised import Surprised, Watching, surprised
@@ -322,7 +322,7 @@ class ControlLoop:
         return self._audited(who, "Override", "doubts", doubts, reason, self.supervisor.trust.override(who, reason))
 
     def _audited(self, who: str, action: str, target: str, old: object, new: object, refusal: str) -> str:
-        who, target = plain(who, WHO) or "unknown", plain(target, KEY)
+        who, target, refusal = plain(who, WHO) or "unknown", plain(target, KEY), plain(refusal, ANSWER)
         new = plain(new, REASON) if isinstance(new, str) else new
         self._recorder.audit(self._time.now_s(), who, action, target, old, new, refusal)
         self._keep()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-WHO, KEY, REASON = 64, 200, 500
-"""The longest name of a person, key of an alarm, and reason that is kept (characters)."""
+WHO, KEY, REASON, ANSWER = 64, 200, 500, 1000
+"""The longest name of a person, key of an alarm, reason and answer that is kept (characters)."""
 
 
 def plain(text: str, longest: int) -> str:

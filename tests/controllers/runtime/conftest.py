@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from plant.regulatory import RegulatoryLayer
 from plant.spec import PlantSpec
 
 START_S = 1_000_000.0
+WATCHDOG = {"period_s": 0.2, "misses": 5}
 
 
 class Heater:
@@ -35,7 +37,7 @@ class Heater:
         self._rng = np.random.default_rng(seed)
 
     def advance(self, moves: Array, dt_s: float) -> None:
-        self.T += dt_s / 10.0 * (20.0 + moves[0, 0] + self.D - self.T)
+        self.T += dt_s / 10.0 * (20.0 + (moves[0, 0] if moves.size else 30.0) + self.D - self.T)
 
     def measure(self) -> dict[str, Array]:
         noise = 0.05 * self._rng.standard_normal(2)
@@ -53,7 +55,7 @@ def heater_spec(**changes: Any) -> PlantSpec:
         "endpoint": "opc.tcp://127.0.0.1:0/heater",
         "sample_time_s": 4.0,
         "scan_time_s": 0.5,
-        "handshake": {**SIMULATED.model_dump(), "watchdog": {**SIMULATED.watchdog.model_dump(), "period_s": 0.1}},
+        "handshake": {**SIMULATED.model_dump(), "watchdog": {**SIMULATED.watchdog.model_dump(), **WATCHDOG}},
         "tags": [
             tag("T", "CV", (0.0, 150.0), 50.0, noise=0.05, critical=True),
             tag("F", "AUX", (0.0, 10.0), 1.0),
@@ -101,12 +103,18 @@ class HandClock:
 
 class HeaterLink:
     """A `Link` straight to the regulatory layer; scans catch up with the clock at every read. `faults` make tags lie,
-    `down` cuts the line, `refuse` rejects writes, `stuck` holds the MV, `standing` stops the plant's scans."""
+    `down` cuts the line, `refuse` rejects writes, `stuck` holds the MV, `standing` stops the plant's scans, `dead_bus` only its
+    readings, `frozen` only their values; `shift_s` sets its clock; `hidden` hides who holds it, `owned` says whose the lease is."""
 
     def __init__(self, spec: PlantSpec, clock: HandClock) -> None:
         self.spec, self.clock, self.heater, self.layer = spec, clock, Heater(), RegulatoryLayer(spec)
         self.faults: dict[str, Callable[[Value], Value]] = {}
-        self.down = self.standing = False
+        self.down = self.standing = self.dead_bus = self.frozen = self.hidden = False
+        self.owned: bool | None = True
+        self.loops: dict[str, bool] = {}
+        self.shift_s = 0.0
+        self.beat_of: Callable[[int], int] = lambda scans: scans
+        self._values: dict[str, Value] = {}
         self.refuse = ""
         self.stuck: float | None = None
         self.written: list[Mapping[str, float]] = []
@@ -130,10 +138,18 @@ class HeaterLink:
             self.time_s += dt_s
             self.scans += 1
         seen = {name: float(v[0]) for name, v in self.heater.measure().items()}
-        seen["U"] = float(self.layer.outputs[0, 0]) if self.stuck is None else self.stuck
-        values = {name: Value(v, Quality.GOOD, self.time_s) for name, v in seen.items()}
+        seen |= {t.name: float(v) for t, v in zip(self.spec.mvs, self.layer.outputs[0], strict=True)}
+        seen |= {"U": self.stuck} if self.stuck is not None else {}
+        now_s = self.time_s + self.shift_s
+        values = {name: Value(v, Quality.GOOD, now_s) for name, v in seen.items()}
+        if self._values and self.dead_bus:
+            values, now_s = self._values, self._values["T"].time_s
+        if self._values and self.frozen:
+            values = {name: replace(v, time_s=now_s) for name, v in self._values.items()}
+        self._values = values
         values = {name: self.faults[name](v) if name in self.faults else v for name, v in values.items()}
-        return Sample(self.time_s, values, self.layer.mode, self.scans)
+        mode = None if self.hidden else self.layer.mode
+        return Sample(now_s, values, mode, self.beat_of(self.scans), self.owned, dict(self.loops))
 
     async def write(self, moves: Mapping[str, float]) -> Receipt:
         self._reach()
@@ -222,14 +238,14 @@ class Rig:
     """A running loop on the heater."""
 
     def __init__(self, controller: Controller, config: dict[str, Any], spec: PlantSpec, historian: Any = None,
-                 forecast: Any = None, watch: Any = None) -> None:  # fmt: skip
+                 forecast: Any = None, watch: Any = None, **more: Any) -> None:  # fmt: skip
         self.spec, self.clock, self.journal = spec, HandClock(), Journal()
         self.link = HeaterLink(spec, self.clock)
         self.controller = controller
         base = {"loop": {"deadline_max_s": 0.5}}
         self.config = ControllerConfig.model_validate({**base, **config})
         self.loop = ControlLoop(
-            spec, self.config, self.link, controller, historian or self.journal, self.clock, forecast, watch
+            spec, self.config, self.link, controller, historian or self.journal, self.clock, forecast, watch, **more
         )
 
     @property
@@ -276,10 +292,11 @@ async def make_rig():
             historian: Any = None,
             forecast: Any = None,
             watch: Any = None,
+            **more: Any,
         ) -> Rig:
             spec = spec or heater_spec()
-            pid = PidController(spec, (PidLoop(pv="T", mv="U", gain=1.0, integral_s=20.0),))
-            rig = Rig(controller or pid, config or {}, spec, historian, forecast, watch)
+            loops = (PidLoop(pv="T", mv="U", gain=1.0, integral_s=20.0),)
+            rig = Rig(controller or PidController(spec, loops), config or {}, spec, historian, forecast, watch, **more)
             task = asyncio.create_task(rig.loop.run(start, "test"))
 
             async def stop() -> None:
