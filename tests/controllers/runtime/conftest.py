@@ -134,7 +134,7 @@ class HeaterLink:
         while not self.standing and (self.time_s + dt_s <= self.clock.plant_time() or self.scans == 0):
             out = self.layer.scan(self.heater.measure(), dt_s, self.clock.wall_time())
             self.heater.advance(out, dt_s)
-            self.in_force.append(float(out[0, 0]))
+            self.in_force += out[0, :1].tolist()
             self.time_s += dt_s
             self.scans += 1
         seen = {name: float(v[0]) for name, v in self.heater.measure().items()}
