@@ -35,20 +35,6 @@ def past_guardrails(spec: PlantSpec, o: Observed) -> list[tuple[Guardrail, str]]
     return found
 
 
-def handshake_faults(spec: PlantSpec, o: Observed, may_be_ours: bool) -> list[str]:
-    """What does not fit in what the plant says of who holds it."""
-    if o.sample is None:
-        return []
-    shake, why = spec.handshake, []
-    if shake is not None and shake.granted is not None and o.sample.mode is None:
-        why.append("handshake.granted does not say who holds the plant")
-    if shake is not None and shake.alive is not None and o.sample.heartbeat is None:
-        why.append("handshake.alive says nothing that can be used")
-    if o.sample.mode is PlantMode.REMOTE and not may_be_ours:
-        why.append("the plant is in REMOTE already: another controller holds it, wait until it lets go")
-    return why
-
-
 def plant_blockers(
     spec: PlantSpec, config: SupervisorConfig, o: Observed, unable: Mapping[str, str], may_be_ours: bool
 ) -> list[str]:
@@ -63,7 +49,8 @@ def plant_blockers(
     why += [text for mv, text in unable.items() if mv not in optional]
     if optional and all(mv in unable or not math.isfinite(v) for mv, v in now.items()):
         why.append("no MV takes our moves")
-    why += handshake_faults(spec, o, may_be_ours)
+    if o.sample.mode is PlantMode.REMOTE and not may_be_ours:
+        why.append("the plant is in REMOTE already: another controller holds it, wait until it lets go")
     why += [o.standing] if o.standing else []
     why += [o.unsettled] if o.unsettled else []
     if (

@@ -18,6 +18,7 @@ class Cause(StrEnum):
     LINK = "restore the connection to the plant"
     STALL = "see what stopped the controller"
     OWNER = "see who else holds the plant"
+    HANDSHAKE = "see at the plant what its handshake says"
     LOCAL = "see at the plant why it took the MVs"
     HEARTBEAT = "see why the plant's own scan stands still"
     SCAN = "see why readings are not renewed (field bus, gateway, simulator)"
@@ -36,7 +37,7 @@ class Cause(StrEnum):
     OPERATOR = "nothing else"
 
 
-NOT_OURS = frozenset({Cause.STALL, Cause.OWNER, Cause.LOCAL})
+NOT_OURS = frozenset({Cause.STALL, Cause.OWNER, Cause.HANDSHAKE, Cause.LOCAL})
 """After these the plant is no longer ours: nothing is written until a person says so."""
 
 UNSEEN = NOT_OURS | {

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from controllers.runtime.config import QualityConfig
 from controllers.runtime.quality import Inputs
 from plant.link import Sample
 from plant.spec import PlantSpec, Role
-
-_UNKNOWN = 2  # samples in which a loop's mode may be unknown
 
 
 class Word(StrEnum):
@@ -42,7 +40,6 @@ class PartialService:
         self._taken: dict[str, str] = {}  # by somebody; only a person gives it back
         self._away: dict[str, str] = {}  # by its loop, or without a read-back
         self._back = dict.fromkeys(self._mvs, 0)
-        self._unknown = dict.fromkeys(self._mvs, 0)
         self.unable: dict[str, str] = {}
         """MVs that do not take our moves, and why; those of them that are not optional are not to be done without."""
 
@@ -111,11 +108,11 @@ class PartialService:
         return out
 
     def _loop_away(self, mv: str, sample: Sample) -> str:
-        move = self._mvs[mv]
-        takes = sample.loops.get(mv)
-        known = takes is not None or move.mode is None
-        self._unknown[mv] = 0 if known else self._unknown[mv] + 1
-        if takes is False:
-            accepts = f" (it does in {' or '.join(map(str, move.mode.accepts))})" if move.mode else ""
-            return f"the loop under {mv} does not take our moves{accepts}"
-        return f"the loop under {mv} does not say its mode" if self._unknown[mv] >= _UNKNOWN else ""
+        mode = self._mvs[mv].mode
+        if sample.loops.get(mv, mode is None):
+            return ""
+        return f"the loop under {mv} does not take our moves{f' (it does in {_either(mode.accepts)})' if mode else ''}"
+
+
+def _either(values: Sequence[object]) -> str:
+    return " or ".join(map(str, values))

@@ -62,9 +62,7 @@ class InputQuality:
         for tag in self._spec.online:
             absent = Value(math.nan, Quality.BAD, sample.time_s, "not in the sample")
             value = sample.values.get(tag.name, absent)
-            # What is stamped on change may have rested for long.
-            now_s = sample.time_s if tag.scanned else value.time_s
-            value = judged(tag, value, now_s, self._spec.stamp_window_s)
+            value = judged(tag, value, sample.time_s, self._spec.stamp_window_s)
             fault = self._fault(tag, value, sample.time_s)
             if fault is None:
                 self._good[tag.name] = values[tag.name] = value.value

@@ -25,9 +25,9 @@ def plant_conditions(spec: PlantSpec, o: Observed, partial: PartialService, sign
     yield "clock", Severity.HIGH, _sentence(o.unsettled)
     if o.inputs is None:
         return
-    yield "heartbeat", Severity.HIGH, signs.still
+    yield "heartbeat", Severity.HIGH, _sentence(signs.still)
     yield "scan", Severity.CRITICAL, f"The plant's scan is not alive: {o.scan}" if o.scan else ""
-    yield "handshake", Severity.HIGH, _sentence(signs.unknown)
+    yield "handshake", Severity.HIGH, f"The handshake is not as it should be: {signs.faults}" if signs.faults else ""
     faults = {f.tag: f for f in o.inputs.faults}
     for tag in spec.online:
         fault = faults.get(tag.name)

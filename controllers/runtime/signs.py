@@ -8,7 +8,6 @@ from plant.link import Sample
 from plant.spec import PlantSpec
 
 _UNKNOWN = 2  # samples in which who holds the plant may be unknown
-_BACKWARDS = 2  # in a row: a counter may begin again once
 
 
 class Signs:
@@ -19,9 +18,9 @@ class Signs:
         alive = spec.handshake.alive if spec.handshake else None
         period_s = (alive.period_s if alive else None) or spec.scan_time_s
         self._patience = max(patience, math.ceil(period_s / spec.sample_time_s) + 1)
-        self._counter = alive is None or alive.form == "counter"
         self._beat: float | None = None
-        self._moves = self._still = self._backwards = self._unknown = 0
+        self._moves = self._still = self._unknown = 0
+        self._faults: tuple[str, ...] = ()
 
     def follow(self, sample: Sample | None) -> None:
         """Take note of a sample; None: the plant did not answer."""
@@ -31,38 +30,43 @@ class Signs:
         beat, before = sample.heartbeat, self._beat
         self._still = self._still + 1 if beat is not None and beat == before else 0
         self._moves += beat != before
-        if beat is not None and before is not None and beat != before:
-            self._backwards = self._backwards + 1 if self._counter and beat < before else 0
-        self._beat = beat
-        self._unknown = self._unknown + 1 if self._says_nothing(sample) else 0
+        self._beat, self._faults = beat, self._faults_of(sample)
+        self._unknown = self._unknown + 1 if self._faults else 0
 
     @property
     def still(self) -> str:
         """Why the plant's sign of life is none; '' while it is one."""
-        if self._backwards >= _BACKWARDS:
-            return f"The plant's heartbeat runs backwards, it is now {self._beat:g}"
-        return "The plant's heartbeat stands still" if self._still else ""
+        return "the plant's heartbeat stands still" if self._still else ""
 
     @property
     def dead(self) -> bool:
         """Whether that has lasted."""
-        return self._still >= self._patience or self._backwards >= _BACKWARDS
+        return self._still >= self._patience
+
+    @property
+    def faults(self) -> str:
+        """What the handshake does not say as the plant file has it; '' when it does."""
+        return "; ".join(self._faults)
 
     @property
     def unknown(self) -> str:
-        """Why the plant does not count as ours, though nobody says it is another's; '' when that is known, or only just not."""
-        return "the plant does not say any more who holds it" if self._unknown >= _UNKNOWN else ""
+        """The same once it has lasted: the plant does not count as ours any more."""
+        return self.faults if self._unknown >= _UNKNOWN else ""
 
-    def blockers(self, sample: Sample) -> list[str]:
-        """Why nobody may rely on the plant's sign of life yet."""
-        if sample.heartbeat is None:
-            return []
-        if self.still or self._moves < 2:
-            return [self.still if self._backwards >= _BACKWARDS else "the plant's heartbeat has not been seen to move"]
-        return []
+    @property
+    def blockers(self) -> list[str]:
+        """Why nobody may rely on the handshake yet."""
+        if self._beat is not None and (self._still or self._moves < 2):
+            return [*self._faults, "the plant's heartbeat has not been seen to move"]
+        return list(self._faults)
 
-    def _says_nothing(self, sample: Sample) -> bool:
+    def _faults_of(self, sample: Sample) -> tuple[str, ...]:
         shake = self._handshake
-        if shake is None:
-            return False
-        return (shake.granted is not None and sample.mode is None) or (shake.owner is not None and sample.owned is None)
+        if shake is None or sample.faults:
+            return sample.faults
+        silent = {
+            "granted": shake.granted is not None and sample.mode is None,
+            "owner": shake.owner is not None and sample.owned is None,
+            "alive": shake.alive is not None and sample.heartbeat is None,
+        }
+        return tuple(f"handshake.{field} says nothing that can be used" for field, is_so in silent.items() if is_so)

@@ -77,7 +77,7 @@ class Supervisor:
         if o is None or o.sample is None or o.inputs is None:
             return [f"the plant does not answer: {o.link_error if o else 'nothing read yet'}"]
         ours = self.holds_plant or self._owes
-        why = plant_blockers(self._spec, self._config, o, self.partial.unable, ours) + self.signs.blockers(o.sample)
+        why = plant_blockers(self._spec, self._config, o, self.partial.unable, ours) + self.signs.blockers
         return why if mode is Mode.MANUAL else [*why, *plan_blockers(self._spec, self._config, o), *self.trust.blockers]
 
     def enter(self, mode: Mode, who: str, reason: str, time_s: float) -> None:
@@ -275,7 +275,7 @@ class Supervisor:
         if o.held and o.sample.mode is PlantMode.LOCAL:
             return Cause.LOCAL, "the plant went to LOCAL by itself (its watchdog, its power, or somebody there)"
         if o.held and self.signs.unknown:
-            return Cause.LOCAL, f"{self.signs.unknown} (handshake.granted, handshake.owner)"
+            return Cause.HANDSHAKE, self.signs.unknown
         if self.signs.dead:
             return Cause.HEARTBEAT, self.signs.still
         if o.scan:

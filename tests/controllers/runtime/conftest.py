@@ -23,7 +23,7 @@ from plant.process import Array
 from plant.regulatory import RegulatoryLayer
 from plant.spec import PlantSpec
 
-START_S = 1_000_000.0
+START_S = 1_700_000_000.0
 WATCHDOG = {"period_s": 0.2, "misses": 5}
 
 
@@ -113,7 +113,7 @@ class HeaterLink:
         self.owned: bool | None = True
         self.loops: dict[str, bool] = {}
         self.shift_s = 0.0
-        self.beat_of: Callable[[int], int] = lambda scans: scans
+        self.handshake_faults: tuple[str, ...] = ()
         self._values: dict[str, Value] = {}
         self.refuse = ""
         self.stuck: float | None = None
@@ -149,7 +149,8 @@ class HeaterLink:
         self._values = values
         values = {name: self.faults[name](v) if name in self.faults else v for name, v in values.items()}
         mode = None if self.hidden else self.layer.mode
-        return Sample(now_s, values, mode, self.beat_of(self.scans), self.owned, dict(self.loops))
+        faults = self.handshake_faults
+        return Sample(now_s, values, mode, self.scans, self.owned, dict(self.loops), faults=faults)
 
     async def write(self, moves: Mapping[str, float]) -> Receipt:
         self._reach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -227,3 +228,63 @@ async def test_killed_controller_leaves_the_plant_in_local_within_three_heartbea
         scans = server.scans
         await eventually(lambda: server.scans > scans + 20, "local control goes on")
         assert max([*hottest, heater.T]) < 85.0
+
+
+async def test_a_controller_that_was_stopped_writes_nothing_when_it_goes_on(make_spec, make_heater):
+    """SIGSTOP for longer than the watchdog waits, then SIGCONT; meanwhile nobody, or a second controller, has the plant."""
+    spec, script, clock = make_spec(), Path(__file__).with_name("controller_process.py"), ScaledClock(SPEED)
+    async with PlantServer(spec, make_heater(), clock) as server:
+        layer, written = server.regulatory, []
+        write = layer.write
+
+        def note(moves, *who):
+            written.append(dict(moves))
+            return write(moves, *who)
+
+        layer.write = note
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(script), spec.model_dump_json(), server.endpoint, str(SPEED),
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        )  # fmt: skip
+        try:
+            await eventually(lambda: len(written) > 3, "the controller moves the plant", 40)
+            process.send_signal(signal.SIGSTOP)
+            await eventually(lambda: layer.mode is PlantMode.LOCAL, "the watchdog takes the plant")
+            count = len(written)
+            async with OpcUaLink(spec, clock, server.endpoint) as other:
+                assert (await other.request_mode(PlantMode.REMOTE)).ok
+                process.send_signal(signal.SIGCONT)
+                for beat in range(40):
+                    await other.beat(beat)
+                    await asyncio.sleep(0.05)
+                    assert layer.mode is PlantMode.REMOTE, "the second controller keeps it"
+                assert len(written) == count
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def test_a_node_that_cannot_be_published_fails_no_command(site):
+    async with ControllerServer(site.loop, "opc.tcp://127.0.0.1:0/homeostat/controller", publish_s=0.1) as served:
+        with ControllerClient(served.endpoint) as client:
+            before = await asyncio.to_thread(client.snapshot)
+            assert abs(before.published_s - time.time()) < 60.0
+            state = site.loop.state
+            site.loop.state = lambda: 1 / 0
+            assert await asyncio.to_thread(client.set_target, "T", 55.0, "ann") == ""
+            assert site.loop.targets.values == {"T": 55.0}
+            shown = await asyncio.to_thread(client.snapshot)
+            await asyncio.sleep(0.3)
+            later = await asyncio.to_thread(client.snapshot)
+            assert later.published_s == shown.published_s, "it says that what is shown is old"
+            site.loop.state = state
+            await eventually(lambda: client_shows(client, later.published_s), "published again")
+            assert (await asyncio.to_thread(client.snapshot)).targets == {"T": 55.0}
+            assert "name of a person" in await asyncio.to_thread(client.override, "", "")
+            await asyncio.to_thread(client.close)
+
+
+def client_shows(client: ControllerClient, after_s: float) -> bool:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(client.snapshot).result().published_s > after_s

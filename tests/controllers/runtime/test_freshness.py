@@ -136,16 +136,6 @@ async def test_what_is_stamped_on_change_holds_while_the_scan_lives(make_rig):
     assert rig.mode is Mode.AUTO
 
 
-async def test_a_heartbeat_that_runs_backwards_is_none(make_rig):
-    rig = await make_rig()
-    await rig.auto()
-    rig.link.beat_of = lambda scans: 10_000 - scans
-    await rig.cycle(3)
-    assert rig.mode is Mode.SHED
-    assert "backwards" in rig.reason
-    assert "backwards" in await rig.loop.set_mode("AUTO", "ann")
-
-
 async def test_after_a_stall_nothing_is_written(make_rig):
     rig = await make_rig()
     await rig.auto()

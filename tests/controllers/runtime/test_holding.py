@@ -41,8 +41,26 @@ async def test_a_grant_that_is_not_said_any_more_is_none(make_rig):
     assert len(rig.link.written) == written, "nothing is written on a guess"
     await rig.cycle()
     assert rig.mode is Mode.SHED
-    assert "does not say any more who holds it" in rig.reason
-    assert "handshake.granted does not say" in await rig.loop.set_mode("AUTO", "ann")
+    assert "handshake.granted says nothing that can be used" in rig.reason
+    assert "handshake" in rig.alarms()
+    assert "handshake.granted says nothing" in await rig.loop.set_mode("AUTO", "ann")
+
+
+async def test_a_handshake_that_does_not_fit_is_never_auto(make_rig):
+    rig = await make_rig()
+    fault = "handshake.alive.node (a:i=4003): it reads text"
+    await rig.cycle(3)
+    rig.link.handshake_faults = (fault,)
+    await rig.cycle()
+    assert fault in await rig.loop.set_mode("AUTO", "ann")
+    rig.link.handshake_faults = ()
+    await rig.auto()
+    rig.link.handshake_faults = (fault,)
+    await rig.cycle()
+    assert rig.mode is Mode.AUTO
+    await rig.cycle()
+    assert rig.mode is Mode.SHED
+    assert fault in rig.reason
 
 
 # Operator limits and the way to the safe side -------------------------------------------------------------------------

@@ -74,7 +74,7 @@ async def test_a_constant_stamped_long_ago_still_holds(make_rig, make_spec, scri
     spec = make_spec()
     tags = [t.model_dump() | ({"role": "COND"} if t.name == "F" else {}) for t in spec.tags]
     rig = await make_rig(scripted(answer), spec=make_spec(tags=tags))
-    rig.link.faults["F"] = lambda v: replace(v, time_s=10.0)
+    rig.link.faults["F"] = lambda v: replace(v, time_s=v.time_s - 300 * 86400.0)
     await rig.cycle(30)
     assert all(o.constants is not None and o.constants.tolist() == [[1.0]] for o in shown)
     assert shown[-1].measured.shape == (1, 1)
