@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from controllers.baselines.standby import Standby
 from controllers.contracts import Mode
@@ -24,12 +23,11 @@ from controllers.runtime.nodes import ControllerServer
 from historian import Historian
 from historian.recorder import record
 from homeostat.chosen import other_of
-from homeostat.excitation import Excitation
+from homeostat.guest import Guest
+from homeostat.identification import TestPlan
+from homeostat.visit import Visit, visit
 from models.plant_surprise import Watch
 from plant.clock import Clock, ScaledClock
-from plant.errors import ControlError, LinkError
-from plant.handshake import Handshake
-from plant.link import PlantMode
 from plant.opcua.client import OpcUaLink
 from plant.opcua.server import PlantServer
 from plant.spec import PlantSpec
@@ -124,55 +122,33 @@ async def record_live(
 
 
 async def excite_live(
-    spec: PlantSpec, stop: asyncio.Event, *, endpoint: str | None, hours: float, seed: int,
-    on_progress: Callable[[float, float], None] | None = None,
-) -> None:  # fmt: skip
-    """Move a plant's MVs for `hours` plant hours, in REMOTE, heartbeat running, then give it back.
+    spec: PlantSpec,
+    stop: asyncio.Event,
+    *,
+    endpoint: str | None,
+    historian: Path,
+    plan: TestPlan,
+    go_on: bool = False,
+    on_progress: Callable[[float, Guest], None] | None = None,
+) -> Visit:
+    """Carry out an identification test on a live plant, and record it into its historian as a run of kind `excitation`. A
+    recorder that runs beside it stores the same values under the same keys.
 
-    Raises `ControlError` when the plant refuses REMOTE or takes the MVs back (an interlock, an operator).
+    Raises `ControlError` when the plant refuses to give its MVs or is in no state to be tested: then nothing was moved.
     """
-    moves = Excitation(spec, 1, seed)
-    async with _connected(spec, endpoint) as (link, clock):
-        receipt = await link.request_mode(PlantMode.REMOTE)
-        if not receipt.ok:
-            raise ControlError(f"the plant refuses REMOTE: {receipt.rejected}", link.endpoint, "Clear the cause first.")
-        beating = asyncio.create_task(_beat(spec, link))
-        try:
-            start = clock.plant_time()
-            due = start
-            while clock.plant_time() < start + hours * 3600 and not stop.is_set():
-                sample = await link.read()
-                if sample.mode is PlantMode.LOCAL:
-                    raise ControlError(
-                        "the plant went to LOCAL during the excitation",
-                        link.endpoint,
-                        "See its ShedReason; start again.",
-                    )
-                reading = {t: _as_array(v.value) for t, v in sample.values.items()}
-                wanted = moves.next(reading)[0]
-                answer = await link.write({t.name: float(m) for t, m in zip(spec.mvs, wanted, strict=True)})
-                if not answer.ok:  # an interlock holds the MV for now; the excitation goes on when it lets go
-                    log.info("moves refused: %s", dict(answer.rejected))
-                if on_progress:
-                    on_progress((clock.plant_time() - start) / 3600, hours)
-                due += spec.sample_time_s
-                await clock.sleep_until(due)
-        finally:
-            beating.cancel()
-            await link.request_mode(PlantMode.LOCAL)
-
-
-async def _beat(spec: PlantSpec, link: OpcUaLink) -> None:
-    counter = 0
-    while True:
-        counter += 1
-        with contextlib.suppress(LinkError):  # the main loop meets the same fault and reports it
-            await link.beat(counter)
-        await asyncio.sleep((spec.handshake or Handshake()).watchdog.period_s / 2)
-
-
-def _as_array(value: float) -> NDArray[np.float64]:
-    return np.array([value])
+    with Historian(historian, spec.name) as store:
+        store.register(spec)
+        async with _connected(spec, endpoint) as (link, clock):
+            over = asyncio.Event()
+            facts = json.dumps({"form": plan.form, "tests": [asdict(test) for test in plan.tests], "seed": plan.seed})
+            recording = asyncio.create_task(record(link, store, spec, clock, over, kind="excitation", note=facts))
+            try:
+                return await visit(spec, link, clock, plan, stop, go_on=go_on, on_progress=on_progress)
+            finally:
+                over.set()
+                await asyncio.gather(recording, return_exceptions=True)
+                if not store.flush(10.0):
+                    log.warning("the historian is busy: %d rows go to its spool", store.status()["pending"])
 
 
 async def control_live(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -209,7 +209,7 @@ def split_runs(runs: Sequence[Run], validation: float, calibration: float, seed:
 def _blocks(table: pl.DataFrame, step: int, counts: Counts) -> Iterator[_Block]:
     """The grids of all runs, cut into blocks, in the order of time."""
     ended = None
-    for row in table.sort("start_ts", maintain_order=True).iter_rows(named=True):
+    for row in sorted(_carved(table, step), key=lambda row: row["start_ts"]):
         skipped = 0
         if ended is not None and row["start_ts"] <= ended:
             # One sample in two runs could be trained on in one and reported on in the other.
@@ -221,6 +221,25 @@ def _blocks(table: pl.DataFrame, step: int, counts: Counts) -> Iterator[_Block]:
             if len(grid) >= 2:
                 yield _Block(row["kind"], row["start_ts"], grid)
         ended = row["end_ts"] if ended is None else max(ended, row["end_ts"])
+
+
+def _carved(table: pl.DataFrame, step: int) -> list[dict[str, Any]]:
+    """The runs of `table`, those of a recorder without what it recorded while a test had its own run: that is the test's."""
+    rows = list(table.iter_rows(named=True))
+    tests = sorted((r["start_ts"], r["end_ts"]) for r in rows if r["kind"] == "excitation")
+    carved = []
+    for row in rows:
+        if row["kind"] != "recorded":
+            carved.append(row)
+            continue
+        begin = row["start_ts"]
+        for start, end in tests:
+            if end < begin or start > row["end_ts"]:
+                continue
+            carved.append(row | {"start_ts": begin, "end_ts": start - step})
+            begin = end + step
+        carved.append(row | {"start_ts": begin})
+    return [row for row in carved if row["end_ts"] >= row["start_ts"]]
 
 
 def _parts(blocks: Iterator[_Block], instants: int) -> Iterator[list[_Block]]:
