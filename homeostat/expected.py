@@ -58,7 +58,7 @@ def lags(spec: PlantSpec, historian: Path) -> dict[tuple[str, str], Lag]:
                 if size > _MOST_SAMPLES:
                     break
     except (HistorianError, ModelError) as e:
-        log.info("no gains from history: %s", e)
+        log.debug("no gains from history: %s", e)
         return {}
     found = {}
     for i, cv in enumerate(spec.measured):
@@ -113,7 +113,7 @@ def expected(
         checkpoint = load_checkpoint(spec, None, data_dir)
         return Expected("the trained model's roll-out", _rolled(spec, checkpoint.model, tests), settling(found))
     except ModelError as e:
-        log.info("no roll-out of a model: %s", e)
+        log.debug("no roll-out of a model: %s", e)
     if not found:
         return Expected()
     travel = {

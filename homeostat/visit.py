@@ -182,14 +182,16 @@ class _Host:
 
     def _lost(self, sample: Sample) -> str:
         """Why the MVs are not ours any more; '' while they are."""
+        if self._shake.granted is not None and sample.mode is PlantMode.LOCAL:
+            return f"the plant took its MVs back{f': {sample.reason}' if sample.reason else ''}"
         if sample.owned is False:
             return "another session holds the plant"
         if self._shake.granted is None:
             return ""
-        if sample.mode is PlantMode.LOCAL:
-            return "the plant took its MVs back"
-        self._unknown = self._unknown + 1 if sample.mode is None else 0
-        return "the plant does not say that its MVs are ours" if self._unknown >= _UNKNOWN else ""
+        self._unknown = self._unknown + 1 if sample.mode is None or sample.faults else 0
+        if self._unknown < _UNKNOWN:
+            return ""
+        return sample.faults[0] if sample.faults else "the plant does not say that its MVs are ours"
 
     def _why_back(self, sample: Sample, values: Mapping[str, float], guest: Guest, plan: TestPlan) -> str:
         """Why a test on a plant that is still ours must end; '' where it may go on."""

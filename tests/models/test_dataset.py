@@ -225,6 +225,16 @@ def test_kinds_are_chosen_and_open_runs_left_out(store: Historian, heater: Plant
     assert [len(r) for r in load_runs(store, heater, ["incident"])] == [4]
 
 
+def test_what_a_recorder_saw_of_a_test_belongs_to_the_test(store: Historian, heater: PlantSpec):
+    """A recorder ran before, while and after a plant was excited: no sample twice, and the test stays a test."""
+    record(store, T0, 40)
+    store.add_runs("excitation", [(T0 + 20.0, T0 + 40.0)])
+    runs = load_runs(store, heater)
+    assert [(r.kind, r.start_s - T0, len(r)) for r in runs] == [
+        ("recorded", 0.0, 10), ("excitation", 20.0, 11), ("recorded", 42.0, 19)
+    ]  # fmt: skip
+
+
 def refusal(work: Any) -> ModelError:
     with pytest.raises(ModelError) as caught:
         work()
