@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from controllers.runtime.config import QualityConfig
 from controllers.runtime.quality import Inputs
-from plant.link import Sample
+from plant.link import PlantMode, Sample
 from plant.spec import PlantSpec, Role
 
 
@@ -37,6 +37,7 @@ class PartialService:
     def __init__(self, spec: PlantSpec, quality: QualityConfig, rearm_samples: int) -> None:
         self._spec, self._quality, self._rearm_samples = spec, quality, rearm_samples
         self._mvs = {t.name: t.move for t in spec.mvs if t.move is not None}
+        self._asked_for = spec.handshake is not None and spec.handshake.permit is not None
         self._taken: dict[str, str] = {}  # by somebody; only a person gives it back
         self._away: dict[str, str] = {}  # by its loop, or without a read-back
         self._back = dict.fromkeys(self._mvs, 0)
@@ -49,8 +50,11 @@ class PartialService:
         return {**self._away, **self._taken}
 
     def follow(self, sample: Sample, inputs: Inputs, strayed: Mapping[str, str]) -> None:
-        """Take note of a sample. `strayed`: MVs that for long enough have not gone where they were sent."""
-        self.unable = {mv: why for mv in self._mvs if (why := self._loop_away(mv, sample))}
+        """Take note of a sample. `strayed`: MVs that for long enough have not gone where they were sent. A plant that is asked
+        for its MVs and has not granted them has its loops to itself: they turn to us with the grant."""
+        theirs = self._asked_for and sample.mode is not PlantMode.REMOTE
+        away = {mv: self._loop_away(mv, sample) for mv in self._mvs}
+        self.unable = {} if theirs else {mv: why for mv, why in away.items() if why}
         bad = {f.tag: f.text for f in inputs.faults}
         for mv, move in self._mvs.items():
             if not move.optional:

@@ -18,6 +18,8 @@ from plant.spec import PlantSpec
 
 log = logging.getLogger(__name__)
 
+_LOOK_S = 0.05  # wall, between two looks for the plant's word
+
 
 class PlantAccess:
     """Reads, writes, asks for the plant and gives it back, and keeps our heartbeat.
@@ -41,6 +43,7 @@ class PlantAccess:
         self._link, self._timeout_s, self._supervisor = link, config.read_timeout_s, supervisor
         self._now_s, self._changed = now_s, changed
         self._turn = asyncio.Lock()  # a move never follows a hand-back
+        self._says_so = spec.handshake is not None and spec.handshake.granted is not None
         self._unseen = False  # we stood still: whose the plant is now, the next sample tells
         self.heartbeat = Heartbeat(
             link,
@@ -93,16 +96,31 @@ class PlantAccess:
         self._changed()
 
     async def request(self, mode: PlantMode) -> str:
-        """Ask for the plant or give it back. Returns '' or why not."""
+        """Ask for the plant, and wait until it says that it is ours, or give it back. Returns '' or why not."""
         async with self._turn:
             if mode is PlantMode.LOCAL and not self._supervisor.owes_plant:
                 return ""
             try:
                 async with asyncio.timeout(self._timeout_s):
                     receipt = await self._link.request_mode(mode)
+                    granted = receipt.ok and mode is PlantMode.REMOTE
+                if granted and self._says_so and (refusal := await self._granted()):
+                    return refusal
             except (LinkError, TimeoutError) as e:
                 return str(e) or "the plant did not answer in time"
         return "; ".join(receipt.rejected.values())
+
+    async def _granted(self) -> str:
+        """Wait for the plant's own word: many give it a scan after they were asked. Without it the plant is given back."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while (await self._link.read()).mode is not PlantMode.REMOTE:
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            async with asyncio.timeout(self._timeout_s):
+                await self._link.request_mode(PlantMode.LOCAL)
+            return f"handshake.granted does not say within {self._timeout_s:g} s that the MVs are ours"
+        return ""
 
     def _not_heard(self, reason: str) -> None:
         self._supervisor.lose(Cause.LINK, f"the plant does not take our heartbeat ({reason})", self._now_s())
