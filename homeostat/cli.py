@@ -396,7 +396,7 @@ def control(
     from controllers.runtime.config import config_for
     from homeostat import live
     from homeostat.checkpoints import load_checkpoint, watch_of
-    from homeostat.chosen import controller_of, needs_model
+    from homeostat.chosen import controller_of, doubts_about, needs_model
 
     spec = _load(plant)
     settings = config_for(spec.name, config)
@@ -414,8 +414,7 @@ def control(
         lambda stop: live.control_live(
             spec, stop, config=settings, controller=controller, endpoint=endpoint,
             historian=historian_path(data_dir, spec), mode=Mode(mode.upper()),
-            watch=watch_of(loaded) if loaded else None,
-            doubts=loaded.doubts if loaded else (),
+            watch=watch_of(loaded) if loaded else None, doubts=doubts_about(settings, loaded),
         )
     )  # fmt: skip
 

@@ -65,7 +65,8 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings: TrainFile, s
     if trained is None:
         return False
     d = trained.checkpoint.facts["diagnostics"]
-    err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}, action gain {d['action_gain']:.1f}")
+    gain = f", action gain {d['action_gain']:.1f}" if "action_gain" in d else ""
+    err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}{gain}")
     err.print(f"report: {target / 'report.html'}", soft_wrap=True)
     if trained.suspect:
         err.print(f"[bold]SUSPECT[/bold]: {'; '.join(trained.suspect)}. Do not close a loop with this model.")

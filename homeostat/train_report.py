@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from models.calibration import Calibration, errors_on
 from models.diagnostics import Rollouts, roll_outs, spectrum
 from models.plant_surprise import PlantSurprise, follow
-from models.windows import Run
+from models.windows import Run, known_stretch
 from models.world_model import WorldModel
 
 _FAULT_SIGMAS = (3.0, 10.0)
@@ -46,14 +46,15 @@ def write(
     history: History,
 ) -> None:
     """Write the page for `model` to `path`; every figure is on the held-out `runs`, `facts` as in the checkpoint."""
-    horizon = min(30, max(1, min(len(r) for r in runs) - 2))
+    horizon = max(1, min(30, min(len(r) for r in runs) - 2, known_stretch(runs)))
     rolled = roll_outs(model, runs, horizon)
     figures = [
         ("Losses on validation runs, each before its weight", _losses(history)),
         ("Latent spectrum: how many directions carry something", _spectrum(rolled)),
         ("Error k samples ahead, as a share of each tag's standard deviation", _k_step(model, rolled)),
-        ("Action gain: error with another sample's moves over error with the real ones", _gain(rolled)),
     ]
+    if model.n_mv:
+        figures.append(("Action gain: error with another sample's moves over error with the real ones", _gain(rolled)))
     if model.spec.guardrails:
         figures.append(
             ("Calibration: share of held-out stretches inside the margin, by step", _coverage(model, calibration, runs))
@@ -154,7 +155,7 @@ def _coverage(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) 
 def _with_bias(model: WorldModel, run: Run, tag: int, sigmas: float, onset: int) -> Run:
     """The run, one measurement off by so many deviations of its sensor's noise from `onset` on."""
     measured = run.measured.copy()
-    measured[onset:, tag] += sigmas * max(model.spec.measured[tag].noise, 1e-9)
+    measured[onset:, tag] += sigmas * (model.spec.measured[tag].noise or 1e-3 * model.spec.measured[tag].span)
     return replace(run, measured=measured)
 
 

@@ -32,7 +32,7 @@ from models.manifest import seal
 from models.plant_surprise import PlantSurprise
 from models.streaming import keep_runs, some_of
 from models.training import Report, train
-from models.windows import Run
+from models.windows import Run, channel_scale, constant_scale
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
@@ -73,6 +73,12 @@ def train_plant(
     cannot teach anything, or breaks the recording policy.
     """
     model, training = model or ModelConfig(), training or TrainingConfig()
+    if not spec.measured:
+        raise ModelError(
+            "no tag is a CV or an AUX: there is nothing to predict",
+            f"plant {spec.name}",
+            "Give what is measured its role.",
+        )
     needs_room(out)
     with ExitStack() as stack:
         work = None
@@ -86,7 +92,7 @@ def _train(
     spec: PlantSpec, source: Source, out: Path, command: str, model: ModelConfig, training: TrainingConfig,
     report: Report | None, stage: Stage, checked: Callable[[DataReport], None], work: Path | None,
 ) -> Trained | None:  # fmt: skip
-    if spec.simulator:  # what margins are calibrated on must be there before hours are spent
+    if spec.simulator:  # what margins are calibrated on must be there before a history is read
         SimulatedPlant(spec, conditions=Drawn(load_scenario("operation", spec)))
     stage("reading the historian")
     counts = Counts()
@@ -97,6 +103,8 @@ def _train(
     found.refuse()
     _enforce_policy(spec, runs)
     parts = split_runs(runs, training.validation_share, training.calibration_share, training.seed)
+    rest = replace(parts, calibration=some_of(parts.calibration, _HELD_OUT), test=some_of(parts.test, _HELD_OUT))
+    _rehearse(spec, rest, model)
     began, history = time.perf_counter(), History()
 
     def reported(step: int, steps: int, terms: dict[str, float]) -> None:
@@ -111,11 +119,11 @@ def _train(
     ranks.leave()
     if rank > 0:
         return None  # the first process does the rest
-    parts = replace(parts, calibration=some_of(parts.calibration, _HELD_OUT), test=some_of(parts.test, _HELD_OUT))
+    parts = rest
     stage("calibrating on held-out runs")
     calibration = calibrate(world, parts.calibration, model.horizon)
     executed: list[list[Run]] = []
-    if spec.simulator:
+    if _plans(spec):
         calibration, executed = executed_calibration(spec, world, calibration, parts.calibration, training.seed, stage)
     fitted, held_out = ([run for runs in rounds for run in runs] for rounds in (executed[:1], executed[1:]))
     usual = [*some_of(parts.validation, _HELD_OUT), *fitted]
@@ -130,6 +138,25 @@ def _train(
     seal(out, (*FILES, REPORT))
     doubts = doubts_of(spec, calibration, facts, surprise)
     return Trained(Checkpoint(world, calibration, facts, surprise, doubts), suspect)
+
+
+def _plans(spec: PlantSpec) -> bool:
+    """Whether there are loops of the planner itself to calibrate on."""
+    return bool(spec.simulator and spec.mvs)
+
+
+def _rehearse(spec: PlantSpec, parts: Split, config: ModelConfig) -> None:
+    """What comes after training, with a model that has learned nothing: what these data or this plant do not allow is said
+    before hours are spent on it. Raises what calibration, closed loops and diagnosis raise."""
+    with torch.random.fork_rng(devices=[]):
+        scales = channel_scale(spec, parts.training), constant_scale(spec, parts.training)
+        world = WorldModel(spec, config, *scales).eval()
+    calibration = calibrate(world, parts.calibration, config.horizon)
+    diagnose(world, parts.test)
+    if _plans(spec):
+        scenario = load_scenario("operation", spec).model_copy(update={"duration_s": 3 * spec.sample_time_s})
+        controller = JepaMpc(world, PlannerConfig(horizon=config.horizon), calibration, batch=1)
+        executed_runs(spec, controller, scenario, 1, 0)
 
 
 def executed_calibration(
@@ -204,8 +231,13 @@ def _card(spec: PlantSpec, facts: dict[str, Any], margins: torch.Tensor) -> str:
     hours = ", ".join(f"{h:g} h of {kind}" for kind, h in facts["plant_hours"].items())
     rows = "\n".join(f"| {name} | {value:g} |" for name, value in facts["diagnostics"].items())
     steps = [0, len(margins) // 2, len(margins) - 1]
-    kept = "\n".join(f"| {k + 1} | " + " | ".join(f"{v:.2f}" for v in margins[k].tolist()) + " |" for k in steps)
+    kept = "\n".join(f"| {k + 1} | " + " | ".join(f"{v:.3g}" for v in margins[k].tolist()) + " |" for k in steps)
     names = [g.name for g in spec.guardrails] + [f"{g.name} (fallback)" for g in spec.guardrails if g.fallback_tag]
+    table = f"""Calibrated margins, engineering units:
+
+| step | {" | ".join(names)} |
+|---|{"---|" * len(names)}
+{kept}"""
     limits = " and ".join(
         f"{g.recording_limit:g} {spec.tag(g.tag).unit} on {g.tag}"
         for g in spec.guardrails
@@ -231,9 +263,5 @@ Suspect: {suspect}. Seed {facts["training"]["seed"]}, {facts["parameters"]} para
 |---|---|
 {rows}
 
-Calibrated margins, engineering units:
-
-| step | {" | ".join(names)} |
-|---|{"---|" * len(names)}
-{kept}
+{table if names else "The plant has no guardrails, and nothing was calibrated."}
 """

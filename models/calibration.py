@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.windows import Run, Scale, WindowSet
+from models.windows import Run, Scale, WindowSet, all_known
 from models.world_model import WorldModel
 from plant.errors import ModelError
 
@@ -122,7 +122,7 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     nm, nd = data.n_measured, data.n_dv
     starts = data.starts
     index, alive = data.sequence(starts)
-    alive = alive[:, 1:] * data.mask[index][:, 1:, nm + nd :].amin(-1)
+    alive = alive[:, 1:] * all_known(data.mask[index][:, 1:, nm + nd :])
     if nd:
         dvs = data.rows[index][..., nm : nm + nd]
         alive = alive * unchanged(model, dvs)[:, 1:]
@@ -144,7 +144,9 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
             now, before = rows[index[:, k]], rows[index[:, k - 1]]
             z = model.advance_normalised(z, now[:, nm + nd :], before[:, nm : nm + nd], c)
             y = model.denormalise(now[:, :nm], "measured")
-            predicted.append(torch.cat([model.limit_margins(z), model.fallback_margins(z)[:, fallback]], -1))
+            predicted.append(
+                torch.cat([model.limit_margins(z)[:, : len(rails)], model.fallback_margins(z)[:, fallback]], -1)
+            )
             watched = [hidden[index[:, k], i] if c is None else y[:, c] for i, c in enumerate(column)]
             value = torch.cat([torch.stack(watched, -1) if watched else y[:, :0], labels[index[:, k]][:, fallback]], -1)
             both = list(range(len(rails))) + fallback

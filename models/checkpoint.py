@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,13 @@ def save(
 
 
 def needs_room(folder: Path) -> None:
-    """Refuse, as a `ModelError`, a folder that holds anything but a checkpoint: it could not be told from an addition."""
+    """Refuse, as a `ModelError`, a folder that cannot be written, or holds anything but a checkpoint: it could not be told from
+    an addition."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ModelError(
+            f"nothing can be written in {there}", str(folder), "Choose another folder, or its permissions."
+        )
     if folder.is_dir() and (strange := sorted(present_in(folder) - {*FILES, REPORT})):
         raise ModelError(
             f"the folder holds {', '.join(strange[:3])}, which is no part of a checkpoint",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.config import ModelConfig
 from models.counts import Counts
+from models.plant_surprise import STEPS
 from models.windows import Run
 from plant.errors import ModelError
 from plant.spec import PlantSpec, Role, Tag
@@ -98,6 +99,13 @@ def check_runs(spec: PlantSpec, runs: Sequence[Run], model: ModelConfig, counts:
         found.append(Finding(
             Severity.WARNING, f"no run is longer than the horizon of {model.horizon} samples", where,
             "Predictions that far ahead are never tested: record longer runs, or plan over a shorter horizon.",
+        ))  # fmt: skip
+    judged = model.window + max(k for k in STEPS if k <= model.horizon)
+    usual = [len(r) for r in runs if r.kind != "incident"]
+    if not spec.simulator and max(usual, default=0) <= judged:
+        found.append(Finding(
+            Severity.WARNING, f"no run is longer than {judged} samples: nothing will tell whether the plant follows the model",
+            where, "AUTO is not given to such a model: record longer runs, or choose a shorter window or horizon.",
         ))  # fmt: skip
     for i, tag in enumerate(tags):
         found += _of_tag(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from models.regularisers import sigreg
-from models.windows import Run, Scale, WindowSet
+from models.windows import Run, Scale, WindowSet, all_known, known_stretch
 from models.world_model import WorldModel
+from plant.errors import ModelError
 
 
 def effective_rank(z: Tensor) -> float:
@@ -50,8 +51,14 @@ def roll_outs(model: WorldModel, runs: Sequence[Run], horizon: int) -> Rollouts:
     data = WindowSet(runs, scale, model.config.window, horizon, horizon, constant=model.constant_scale())
     nm, nd = data.n_measured, data.n_dv
     index, _ = data.sequence(data.starts)
-    known = data.mask[index][:, 1:, nm + nd :].amin(-1).amin(-1) > 0
+    known = all_known(data.mask[index][:, 1:, nm + nd :]).amin(-1) > 0
     index = index[known]
+    if not len(index):
+        raise ModelError(
+            f"no held-out run knows every move over {horizon} samples in a row",
+            f"training data of {model.spec.name}",
+            "Record the MVs with the rest: without its moves nothing tells what a plant will do.",
+        )
     rows, there = data.rows[index], data.mask[index][:, 1:, :nm] > 0
     y, d, u = rows[..., :nm], rows[..., nm : nm + nd], rows[..., nm + nd :]
     with torch.inference_mode():
@@ -60,8 +67,9 @@ def roll_outs(model: WorldModel, runs: Sequence[Run], horizon: int) -> Rollouts:
         values, mask = data.gather(index[:, 1])
         mask = mask.clone()
         mask[:, -1, nm + nd :] = 0.0
-        guess = model.inverse_head(torch.cat([z, model.encode_normalised(values, mask, c)], -1))
-        unexplained = (guess - u[:, 1]).square().mean() / u[:, 1].var().clamp(min=1e-9)
+        guess = model.inverse_head(torch.cat([z, model.encode_normalised(values, mask, c)], -1))[:, : model.n_mv]
+        several = u[:, 1].numel() > 1  # one move alone, or none, has no variance to explain
+        unexplained = (guess - u[:, 1]).square().mean() / u[:, 1].var().clamp(min=1e-9) if several else torch.nan
         shuffled = u[torch.randperm(len(u), generator=torch.Generator().manual_seed(0))]
         both = []
         for moves in (u, shuffled):
@@ -77,7 +85,11 @@ def roll_outs(model: WorldModel, runs: Sequence[Run], horizon: int) -> Rollouts:
 def diagnose(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = (1, 5, 15)) -> dict[str, float]:
     """Diagnostics on held-out `runs`: effective_rank of the latents and measured_rank of the measurements, how many directions
     each uses; participation_ratio, least and median latent std, sigreg (a Gaussian reads 1.05), inverse R^2, action gain (five steps ahead, error with another sample's moves over error with the
-    real ones), and the k-step error of each tag as a share of its standard deviation (`nrmse_TAG_k`)."""
+    real ones), and the k-step error of each tag as a share of its standard deviation (`nrmse_TAG_k`), as many of `steps` ahead as
+    every move is known in a row. A plant without MVs has no inverse R^2 and no action gain. Raises `ModelError` where no move is
+    known."""
+    reach = known_stretch(runs)
+    steps = [k for k in steps if k <= reach] or [min(steps)]
     rolled = roll_outs(model, runs, max(steps))
     rng, z = torch.Generator().manual_seed(0), rolled.z
     real = rolled.nrmse(rolled.real)
@@ -85,6 +97,10 @@ def diagnose(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = (1, 
     gain = [(g[:, five] - rolled.truth[:, five]).square().nanmean() for g in (rolled.shuffled, rolled.real)]
     seen = rolled.truth[:, 0]
     seen = seen[torch.isfinite(seen).all(-1)]
+    moves = {
+        "inverse_r2": rolled.inverse_r2,
+        "action_gain": float((gain[0] / gain[1].clamp(min=1e-12)).sqrt()),
+    }
     return {
         "effective_rank": effective_rank(z),
         "measured_rank": effective_rank(seen) if len(seen) > 1 else 1.0,
@@ -92,13 +108,14 @@ def diagnose(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = (1, 
         "least_std": float(z.std(0).min()),
         "median_std": float(z.std(0).median()),
         "sigreg": float(sigreg(z[torch.randperm(len(z), generator=rng)[:2048]], 256, rng)),
-        "inverse_r2": rolled.inverse_r2,
-        "action_gain": float((gain[0] / gain[1].clamp(min=1e-12)).sqrt()),
+        **(moves if model.n_mv else {}),
     } | {f"nrmse_{tag.name}_{k}": float(real[k - 1, i]) for k in steps for i, tag in enumerate(model.spec.measured)}
 
 
 def spectrum(z: Tensor) -> Tensor:
-    """Eigenvalues (latent,) of the covariance of z (samples x latent), the largest first."""
+    """Eigenvalues (latent,) of the covariance of z (samples x latent), the largest first; 0 of a single sample."""
+    if len(z) < 2:
+        return torch.zeros(z.shape[1])
     return torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(z.T))).clamp(min=0).flip(0)
 
 

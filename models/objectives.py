@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.calibration import unchanged
 from models.config import TrainingConfig
 from models.regularisers import sigreg, vicreg
-from models.windows import WindowSet
+from models.windows import WindowSet, all_known
 from models.world_model import Mlp, WorldModel
 from plant.errors import ModelError
 from plant.spec import Role
@@ -137,21 +137,23 @@ def losses(
     roll = torch.stack(rolled[1:], dim=1)
 
     # A roll-out counts until the first move that nobody knows.
-    sure_moves = (data.mask[index][:, 1:, nm + nd :].amin(-1) * told[:, 1:]).cumprod(1)[..., None]
+    sure_moves = (all_known(data.mask[index][:, 1:, nm + nd :]) * told[:, 1:]).cumprod(1)[..., None]
     known_moves = sure_moves * alive[:, :1, None]
     prediction = (_robust(roll, goal[:, 1:]) * known_moves).mean()
     spread = torch.zeros(()) if frozen else spread_of(z, alive, weights, rng, directions)
 
     # Inverse dynamics: the move between two samples from their latents, hidden from the window that would contain it.
+    inverse = torch.zeros(())
     pick = (torch.rand(len(starts), generator=rng) * (told.sum(1) - 1)).long()
     rows = torch.arange(len(starts))
     hidden = mask[rows, pick + 1].clone()
     hidden[:, -1, nm + nd :] = 0.0
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         z_next = model.encode_normalised(values[rows, pick + 1], hidden, c)
-    guess = model.inverse_head(torch.cat([z[rows, pick], z_next], dim=-1))
-    known = data.mask[index][rows, pick + 1, nm + nd :] * alive[:, :1]
-    inverse = ((guess - u[rows, pick + 1]).square() * known).mean()
+    if model.n_mv:
+        guess = model.inverse_head(torch.cat([z[rows, pick], z_next], dim=-1))
+        known = data.mask[index][rows, pick + 1, nm + nd :] * alive[:, :1]
+        inverse = ((guess - u[rows, pick + 1]).square() * known).mean()
 
     seen = data.mask[index][..., :nm] * alive[..., None]
     read = (_robust(model.read_out_head(z), y) * seen).mean()

@@ -191,6 +191,22 @@ class WindowSet:
         return self.rows[clipped], self.mask[clipped] * (back >= oldest)[..., None]
 
 
+def all_known(mask: Tensor) -> Tensor:
+    """Whether all of some channels are there: `mask` (..., channels) of 0 and 1 -> (...), 0 or 1; 1 where there are none."""
+    return mask.amin(-1) if mask.shape[-1] else torch.ones(mask.shape[:-1], dtype=mask.dtype)
+
+
+def known_stretch(runs: Sequence[Run]) -> int:
+    """How many samples in a row every move is known in, after a first one, in the longest such stretch of `runs`."""
+    longest = 0
+    for run in runs:
+        known = np.isfinite(run.applied).all(1)
+        known[:1] = False  # what was in force before the first sample matters to nobody
+        edges = np.flatnonzero(np.diff([False, *known, False]))
+        longest = max([longest, *(edges[1::2] - edges[::2])])
+    return int(longest)
+
+
 def channel_scale(spec: PlantSpec, runs: Sequence[Run]) -> Scale:
     """Normalisation of [measured, dvs, applied] from `runs`; a channel that hardly moves is scaled by its noise or by
     1/200 of its range, so that a constant tag is not amplified. Raises `ModelError` for a tag without any reading."""

@@ -74,7 +74,7 @@ class WorldModel(nn.Module):
         self.read_out_head = nn.Linear(d, self.n_measured)
         self.limit_heads = Mlp(d, config.head_width, max(len(spec.guardrails), 1))
         self.fallback_heads = Mlp(d, config.head_width, max(len(spec.guardrails), 1))
-        self.inverse_head = Mlp(2 * d, config.head_width, self.n_mv)
+        self.inverse_head = Mlp(2 * d, config.head_width, max(self.n_mv, 1))
         for name, value in (("channel_mean", channel.mean), ("channel_std", channel.std)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
         if self.n_constant:

@@ -50,7 +50,9 @@ class Trajectories:
                 over |= g.sign * (self.worst[g.name] - g.limit) > 0
         length = np.where(over.any(axis=1), over.argmax(axis=1) + 1, self.moves.shape[1])
         unseen = [g.tag if spec.tag(g.tag).role is Role.HIDDEN else None for g in spec.guardrails]
-        hidden = np.stack([self.true[t][:, :-1] if t else np.full(over.shape, np.nan) for t in unseen], 2)
+        nothing = np.full((*over.shape, 0), np.nan)
+        hidden = [self.true[t][:, :-1, None] if t else np.full((*over.shape, 1), np.nan) for t in unseen]
+        hidden = np.concatenate([nothing, *hidden], 2)
         parts = (self.measured, self.dvs, self.applied, self.fallback, hidden)
         return [Run("control", 0.0, *(part[i, :n] for part in parts)) for i, n in enumerate(length)]
 

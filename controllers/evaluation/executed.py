@@ -22,7 +22,7 @@ def executed_runs(spec: PlantSpec, controller: Controller, scenario: Scenario, r
     low, high = limits_of(spec)
     samples = scenario.samples(spec)
     third = -(-samples // 3)
-    levels = np.stack([rng.uniform(*t.limits, (runs, 3)) for t in spec.targets], -1)
+    levels = np.concatenate([np.empty((runs, 3, 0)), *(rng.uniform(*t.limits, (runs, 3, 1)) for t in spec.targets)], -1)
     trajectories = close_loop(
         controller, plant, np.repeat(levels, third, axis=1)[:, :samples], preview=False, move_low=low, move_high=high,
         first_move=plant.moves, label_fallback=True,

@@ -193,6 +193,8 @@ class LatentController(ABC):
             values[..., torch.from_numpy(np.array(targets.left_out, dtype=bool))] = torch.nan
         if values.shape[1] < self.config.horizon:
             values = torch.cat([values, values[:, -1:].expand(-1, self.config.horizon - values.shape[1], -1)], dim=1)
+        shown = [values[:, k, i, None] for i, k in enumerate(self._shown)]
+        shown = torch.cat([values[:, : self.config.horizon, :0], *shown], -1)
         return Problem(
             z=z,
             dvs=dvs,
@@ -201,7 +203,7 @@ class LatentController(ABC):
             high=(torch.from_numpy(np.array(targets.move_high, dtype=np.float64)) - self._low) / self._span,
             rate=torch.where(_dropped(targets, self._rate), 0.0, self._rate),
             fallback=self._safe,
-            targets=torch.stack([values[:, k, i] for i, k in enumerate(self._shown)], -1).expand(self.batch, -1, -1),
+            targets=shown.expand(self.batch, -1, -1),
             bias=self._bias,
             required=self._allowance.required(
                 required, self._margins(z) / self.constraints.scale[: len(self._measured)]
