@@ -6,11 +6,12 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import replace
 
 from historian.store import Historian
 from plant.clock import Clock
 from plant.errors import HistorianError, LinkError
-from plant.link import Link, Value
+from plant.link import Link, Quality, Value
 from plant.spec import PlantSpec
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ async def record(
     """Record `spec`'s plant until `stop` is set or the link closes. Returns how many values were stored.
 
     A silence longer than `gap_s` plant seconds (default: three samples) is stored as an event and ends the run of `kind` (stored with `note`):
-    training data is never stitched across a gap. While nothing is reported the plant is asked: what it answers is stored
+    training data is never stitched across a gap, nor across a step of the plant's clock (`clock_step`), which is one when most
+    of the tags that are stamped at each scan make it: a single odd clock is that tag's own matter. Nothing is dropped in
+    silence: a value that cannot be believed is stored as Bad, and an event names its tag once. While nothing is reported the plant is asked: what it answers is stored
     too, and a link that is down is an event (`link_down`, then `link_up`). A locked database holds up nothing.
     `on_progress(values, newest plant time)` is called at each batch.
     """
@@ -53,6 +56,13 @@ class _Recording:
         self._gap_s = 3 * spec.sample_time_s if gap_s is None else gap_s
         self.stored = 0
         self._newest: float | None = None
+        self._heard_s = clock.wall_time()
+        # What tells the plant's time: tags stamped at each scan, or all where none is.
+        self._timed = {t.name for t in spec.online if t.scanned} or {t.name for t in spec.online}
+        self._seen: set[str] = set()
+        self._ahead: set[str] = set()
+        self._back: set[str] = set()
+        self._told: set[str] = set()
         self._last: dict[str, tuple[float, int, str]] = {}
         self._down = False
         self._run: int | None = None
@@ -106,28 +116,92 @@ class _Recording:
             return {}
 
     async def _store(self, values: Mapping[str, Value]) -> None:
-        fresh, went_back = {}, False
-        for tag, v in values.items():
+        fresh: dict[str, Value] = {}
+        before: dict[str, float] = {}
+        for tag, v in self._possible(values).items():
             key = (v.time_s, int(v.quality), repr(v.value))  # NaN never equals itself, its text does
-            if self._last.get(tag) != key and 0 < v.time_s < _LATEST_S:
-                went_back |= tag in self._last and self._last[tag][0] - v.time_s > self._gap_s
+            if self._last.get(tag) != key:
+                before[tag] = self._last[tag][0] if tag in self._last else v.time_s
                 self._last[tag] = key
                 fresh[tag] = v
         if not fresh:
             return
-        time_s = max(v.time_s for v in fresh.values())
+        newest_s = max(v.time_s for v in fresh.values())
         if self._newest is None:
-            time_s = self._newest = await self._now(time_s)
+            self._newest = await self._now(newest_s)
         if self._down:
             self._down = False
-            self._note(time_s, "link_up", "info", "the plant can be reached again")
-        if went_back or time_s - self._newest > self._gap_s:
-            await self._gap(self._newest, time_s)
-            self._newest, self._last = time_s, {tag: self._last[tag] for tag in fresh}
+            self._note(newest_s, "link_up", "info", "the plant can be reached again")
+        self._tell_bad(fresh)
         self._historian.samples(fresh)
         self.stored += len(fresh)
-        self._newest = max(self._newest, time_s)
-        await self._begin_run(time_s)
+        if (
+            to_s := await self._follow({t: v.time_s for t, v in fresh.items() if t in self._timed}, before)
+        ) is not None:
+            self._newest, self._last = to_s, {tag: self._last[tag] for tag in fresh}
+        await self._begin_run(self._newest)
+
+    def _possible(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Values whose source time the historian can hold; one that it cannot is Bad, at the time of the others."""
+        times = [v.time_s for v in values.values() if 0 < v.time_s < _LATEST_S]
+        stand_in_s = max(times) if times else self._clock.plant_time() if self._newest is None else self._newest
+        return {
+            tag: v
+            if 0 < v.time_s < _LATEST_S
+            else replace(
+                v,
+                time_s=stand_in_s,
+                quality=Quality.BAD,
+                reason=v.reason or f"its source time {v.time_s:g} s cannot be",
+            )
+            for tag, v in values.items()
+        }
+
+    def _tell_bad(self, fresh: Mapping[str, Value]) -> None:
+        for tag, v in fresh.items():
+            if v.quality is Quality.BAD and tag not in self._told:
+                self._told.add(tag)
+                why = f"{tag} is stored as bad: {v.reason or 'the server says so'}"
+                log.warning("%s: %s", self._spec.name, why)
+                self._note(v.time_s, "bad_value", "medium", why)
+
+    async def _follow(self, times: Mapping[str, float], before: Mapping[str, float]) -> float | None:
+        """Follow the plant's time by the stamps of a batch, given those before them. Returns where it goes on after a gap or a
+        step of its clock, which end the run; None while it just runs."""
+        assert self._newest is not None
+        if not times:
+            return None
+        newest, speed = self._newest, self._link.speed
+        now_s = self._clock.wall_time()
+        passed_s = (now_s - self._heard_s) * speed if math.isfinite(speed) else math.inf  # at most, by our own clock
+        self._heard_s = now_s
+        self._seen |= times.keys()
+        for tag, s in times.items():
+            self._ahead.discard(tag)
+            if s - newest > self._gap_s + passed_s:
+                self._ahead.add(tag)
+            if before[tag] - s > self._gap_s or (tag in self._back and newest - s > self._gap_s):
+                self._back.add(tag)
+            else:
+                self._back.discard(tag)
+        for odd, word in ((self._ahead, "ahead"), (self._back, "back")):
+            if 2 * len(odd) > len(self._seen):
+                to_s = max(s for tag, s in times.items() if tag in odd)
+                message = f"the plant's clock went {word} by {abs(to_s - newest):.0f} s"
+                await self._break("clock_step", message, newest, to_s)
+                return to_s
+        usual = [s for tag, s in times.items() if tag not in self._ahead and tag not in self._back]
+        if usual and max(usual) - newest > self._gap_s:
+            await self._break("gap", f"no samples for {max(usual) - newest:.0f} s of plant time", newest, max(usual))
+            return max(usual)
+        self._newest = max(newest, *usual) if usual else newest
+        return None
+
+    async def _break(self, kind: str, message: str, from_s: float, to_s: float) -> None:
+        self._ahead.clear()
+        self._back.clear()
+        self._note(to_s, kind, "medium", message, {"from_s": from_s, "to_s": to_s})
+        await self._end_run(from_s)
 
     async def _now(self, time_s: float) -> float:
         """Where a recording begins. A set-point that rests may have been stamped hours ago, so the plant is asked."""
@@ -135,14 +209,6 @@ class _Recording:
             return max(time_s, (await self._link.read()).time_s)
         except LinkError:
             return time_s
-
-    async def _gap(self, newest_s: float, time_s: float) -> None:
-        silence_s = time_s - newest_s
-        message = f"no samples for {silence_s:.0f} s of plant time"
-        if silence_s < 0:
-            message = f"the plant's clock went back by {-silence_s:.0f} s"
-        self._note(time_s, "gap", "medium", message, {"from_s": newest_s, "to_s": time_s})
-        await self._end_run(newest_s)
 
     async def _begin_run(self, time_s: float) -> None:
         """Open a run if none is; values are stored whether or not the database is free for that now."""

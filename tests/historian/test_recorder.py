@@ -97,7 +97,7 @@ async def test_every_source_time_is_stored_once(store, spec):
     assert bad["value"].null_count() == 10
     assert bad.filter(bad["value"].is_null())["quality"].to_list() == [int(Quality.BAD)] * 10
     assert spans(store) == [("excitation", 0.0, 100.0)]
-    assert store.events().is_empty()
+    assert store.events()["kind"].to_list() == ["bad_value"], "told once, however often"
 
 
 async def test_server_that_goes_and_comes_back(store, spec):
@@ -232,7 +232,7 @@ async def test_silence_is_a_gap_and_a_clock_set_back_too(store, spec):
         link.report(T=(float(at), at), F=(1.0, at))
     assert await taken(link, store, spec) == 14
     events = store.events(limit=10).sort("ts", descending=True)
-    assert events["kind"].to_list() == ["gap", "gap"]
+    assert events["kind"].to_list() == ["gap", "clock_step"]
     assert events["message"].to_list() == ["no samples for 16 s of plant time", "the plant's clock went back by 122 s"]
     assert sorted(spans(store)) == [("recorded", -100.0, -98.0), ("recorded", 0.0, 4.0), ("recorded", 20.0, 22.0)]
 
@@ -252,11 +252,53 @@ async def test_quiet_plant_is_asked_and_stays_one_run(store, spec, monkeypatch):
 
 
 @pytest.mark.parametrize("time_s", [math.nan, math.inf, 1e18, -5.0])
-async def test_value_without_a_time_is_left_out(store, spec, time_s):
+async def test_value_without_a_time_is_bad_and_told(store, spec, time_s, caplog):
     link = Scripted()
-    link.queue.put_nowait({"T": Value(1.0, Quality.GOOD, time_s), "F": Value(2.0, Quality.GOOD, START)})
-    assert await taken(link, store, spec) == 1
-    assert store.latest()["tag"].to_list() == ["F"]
+    for at in range(3):
+        link.queue.put_nowait({"T": Value(1.0, Quality.GOOD, time_s), "F": Value(2.0, Quality.GOOD, START + at)})
+    assert await taken(link, store, spec) == 6
+    latest = {row["tag"]: row for row in store.latest().to_dicts()}
+    assert (latest["T"]["quality"], latest["F"]["quality"]) == (Quality.BAD, Quality.GOOD)
+    (event,) = store.events().to_dicts()
+    assert (event["kind"], event["message"].startswith("T is stored as bad: its source time")) == ("bad_value", True)
+    assert len([r for r in caplog.records if "T is stored as bad" in r.getMessage()]) == 1
+
+
+async def test_a_text_is_bad_and_told(store, spec):
+    link = Scripted()
+    for at in range(3):
+        why = "not a number but String: 'Bad Input'"
+        link.queue.put_nowait(
+            {"T": Value(math.nan, Quality.BAD, START + at, why), "F": Value(2.0, Quality.GOOD, START + at)}
+        )
+    await taken(link, store, spec)
+    (event,) = store.events().to_dicts()
+    assert event["message"] == f"T is stored as bad: {why}"
+    assert store.history(["T"], START, START + 2)["value"].to_list() == [None] * 3
+
+
+async def test_a_clock_that_steps_ahead_begins_a_new_run(store, spec):
+    link = Scripted()
+    link.speed = 1.0  # our own clock says that no hour has passed
+    for at in (0, 1, 2, 3600, 3601):
+        link.report(T=(float(at), at), F=(1.0, at))
+    assert await taken(link, store, spec) == 10
+    (event,) = store.events().to_dicts()
+    assert (event["kind"], event["message"]) == ("clock_step", "the plant's clock went ahead by 3598 s")
+    assert sorted(spans(store)) == [("recorded", 0.0, 2.0), ("recorded", 3600.0, 3601.0)]
+
+
+@pytest.mark.parametrize("off", [3600.0, -3600.0])
+async def test_one_odd_clock_is_no_step_of_the_plants(store, spec, off):
+    link = Scripted()
+    link.speed = 1.0
+    for at in range(10):
+        odd = off if at > 4 else 0.0
+        link.report(T=(float(at), at + odd))
+        link.report(F=(1.0, at))
+    await taken(link, store, spec)
+    assert store.events().is_empty()
+    assert spans(store) == [("recorded", 0.0, 9.0)]
 
 
 async def test_stop_before_anything_came(store, spec):
