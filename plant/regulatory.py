@@ -169,14 +169,16 @@ class RegulatoryLayer:
             return Refusal.LOCAL, f"{name}: {Refusal.LOCAL}"
         if who != self._holder:
             return Refusal.HELD, f"{name}: {Refusal.HELD}: {self._holder}"
-        if np.all(self._forced()[0][:, i]):
+        forced, target = self._forced()
+        if np.all(forced[:, i] & (target[:, i] != value)):  # who asks for what the interlock does anyway agrees with it
             return Refusal.INTERLOCK, f"{name}: {Refusal.INTERLOCK} ({', '.join(self._active_tags())})"
         return None
 
     def write(self, moves: Mapping[str, float | Array], who: str = "") -> dict[str, str]:
         """Remote moves of `who`, MV -> value or (batch,), in force from the next scan. Returns those refused, with reasons.
 
-        A member whose MV is held by an interlock ignores the move and waits for a new one after the reset.
+        A member whose MV is held by an interlock ignores the move and waits for a new one after the reset; a move that is what
+        the interlock drives the MV to is taken.
         """
         rejected: dict[str, str] = {}
         for name, value in moves.items():

@@ -63,13 +63,19 @@ class Limits:
 
 
 class LastCheck(Filter):
-    """`inner`, its rate cut to the limits. A CGM older than 12 min: the programmed basal at most. It only ever takes away."""
+    """`inner`, its rate cut to the limits. A CGM older than 12 min: the programmed basal at most. It only ever takes away.
+
+    Where the pump suspends by itself (an interlock of the plant on the CGM), nothing is asked for until it resumes: it would
+    refuse the dose, and a loop whose moves are refused gives up.
+    """
 
     def __init__(self, spec: PlantSpec, inner: Controller, therapy: Therapy, limits: Limits | None = None) -> None:
         self.spec, self.inner, self._therapy, self.limits = spec, inner, therapy, limits or Limits()
         self.horizon, self.batch = inner.horizon, len(therapy.basal_U_per_h)
         self._cgm = [t.name for t in spec.measured].index("CGM")
         self._minutes = spec.sample_time_s / 60.0
+        own = [i for i in spec.regulatory.interlocks if i.tag == "CGM" and i.trip < i.reset]
+        self._trip, self._reset = (max((getattr(i, at) for i in own), default=-np.inf) for at in ("trip", "reset"))
         samples = int(_DURATION_MIN / self._minutes)
         self._left = on_board(self._minutes * (np.arange(samples, dtype=float) + 0.5))[::-1]
         self.reset()
@@ -83,6 +89,7 @@ class LastCheck(Filter):
         self._calm_s = np.zeros(n)
         self._full = np.zeros((n, _BLAMED))  # whether a rate was near the most allowed, newest last
         self._allowed = np.full(n, np.inf)
+        self._suspended = np.zeros(n, bool)
         self.strength = np.broadcast_to(np.asarray(self.limits.strength, float), n).copy()
 
     def _nearest(self, observation: Observation, targets: Targets, answer: Decision | None, began: float) -> Decision:
@@ -126,7 +133,8 @@ class LastCheck(Filter):
         rate = np.minimum(np.minimum(rate, c.most_basal * basal), c.pump_U_per_h)
         low = np.minimum(now, now + c.ahead_min * slope) < c.suspend_mg_dL
         rate = np.where(low, 0.0, rate)
-        self._allowed = np.where(self._age_s <= _STALE_S, rate, basal)
+        self._suspended = (now <= self._trip) | (self._suspended & ~(now >= self._reset))
+        self._allowed = np.where(self._suspended, 0.0, np.where(self._age_s <= _STALE_S, rate, basal))
         return self._allowed
 
     def _blame(self) -> Array:

@@ -90,6 +90,7 @@ class Filter(ABC):
         if isinstance(self.inner, Filter):
             moved = moved + answer.energy["moved"]
         moves = np.where(same[:, None], answer.moves, decision.moves)
+        silent = ("",) * self.batch
         return dataclasses.replace(
             decision,
             moves=moves,
@@ -105,7 +106,7 @@ class Filter(ABC):
             solve_time_s=time.perf_counter() - began,
             why=tuple(
                 mine if status in _GRAVE or not its else its
-                for status, mine, its in zip(decision.status, decision.why, answer.why or decision.why, strict=True)
+                for status, mine, its in zip(decision.status, decision.why or silent, answer.why or silent, strict=True)
             ),
         )  # fmt: skip
 

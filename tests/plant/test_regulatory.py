@@ -196,6 +196,15 @@ def test_interlock_overrides_remote_and_refuses_moves_and_mode():
     assert "unknown mode 7" in layer.request_mode(7, 0.0)
 
 
+def test_a_move_that_agrees_with_an_interlock_is_taken():
+    """A pump that suspends on low glucose refused the controller's own zero, and the loop gave up each time."""
+    layer = RegulatoryLayer(make_spec())
+    layer.request_mode(PlantMode.REMOTE, 0.0)
+    layer.scan({"T": np.array([95.0])}, DT, 0.0)
+    assert layer.write({"U": 0.0}) == {}
+    assert Refusal.INTERLOCK.value in layer.write({"U": 0.5})["U"]
+
+
 def test_an_old_remote_move_does_not_return_after_an_interlock():
     layer = RegulatoryLayer(make_spec())
     layer.request_mode(PlantMode.REMOTE, 0.0)

@@ -54,6 +54,18 @@ def test_suspends_on_a_low_and_on_a_predicted_one(readings: tuple[float, ...]) -
     assert [_ask(check, g) for g in readings][-1] == 0.0
 
 
+def test_nothing_is_asked_for_while_the_pump_suspends_by_itself() -> None:
+    """The plant's own interlock stops the pump at 75 mg/dL until 95: a dose at 90 was refused, and the loop gave up."""
+    (own,) = [i for i in _SPEC.regulatory.interlocks if i.tag == "CGM"]
+    assert (own.trip, own.reset) == (75.0, 95.0)
+    rising = (80.0, 90.0, 94.0, 96.0)
+    check = _check(leave_mg_dL=60.0, suspend_mg_dL=70.0)
+    assert [_ask(check, g) > 0 for g in rising] == [True] * 4, "it has not tripped"
+    check.reset()
+    assert _ask(check, 74.0) == 0.0
+    assert [_ask(check, g) > 0 for g in rising] == [False, False, False, True]
+
+
 def test_without_a_cgm_the_basal_is_the_most() -> None:
     check = _check()
     rates = [_ask(check, g) for g in (250.0, np.nan, np.nan, np.nan, np.nan)]
