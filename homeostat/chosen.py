@@ -65,6 +65,12 @@ def controller_of(
         assert checkpoint is not None
         made = GuardrailFilter(checkpoint.model, checkpoint.calibration, inner, config.planner, chosen, batch)
     if chosen.last_check:
+        if chosen.last_check not in _LAST_CHECKS:
+            raise SpecError(
+                f"no last check is called {chosen.last_check!r}",
+                "controller YAML: filter.last_check",
+                f"There is {', '.join(_LAST_CHECKS)}.",
+            )
         made = _LAST_CHECKS[chosen.last_check](spec, made, {**chosen.settings, **(known or {})}, batch)
     return made
 

@@ -408,6 +408,11 @@ def control(
             f"'{mode}' is not a mode to start in; choose off, advisory or auto", param_hint="--mode"
         )
     torch.set_num_threads(1)  # one small plan at a time: a second thread only adds jitter
+    if checkpoint is not None and not needs_model(settings):
+        raise typer.BadParameter(
+            "this controller has no world model; `filter.forecast` in its YAML names what it learned",
+            param_hint="--checkpoint",
+        )
     loaded = load_checkpoint(spec, checkpoint, data_dir) if needs_model(settings) else None
     controller = controller_of(spec, settings, loaded)
     live.run_until_signal(
@@ -516,6 +521,7 @@ def demo(
 ) -> None:
     """Simulated plant, historian, trained model, closed loop in AUTO and operator page, in one command."""
     from controllers.runtime.config import config_for
+    from homeostat.chosen import needs_model
     from homeostat.demo import Demo, speed_of, told
     from homeostat.jobs import excite_into, train_into
     from homeostat.train_config import TrainFile
@@ -526,6 +532,11 @@ def demo(
         )
     spec = _load(plant)
     settings = told(spec, config_for(spec.name, config), seed)
+    if train_first and not needs_model(settings):
+        raise typer.BadParameter(
+            f"the controller of {spec.name} has no world model to train; give one that plans by --config",
+            param_hint="--train",
+        )
     show = Demo(spec, settings, data_dir, speed or speed_of(spec), seed, plant_port, controller_port, port)
     with show.lock():
         if train_first:

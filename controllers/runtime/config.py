@@ -138,7 +138,7 @@ class FilteredConfig(FilterConfig, OtherConfig):
     forecast: str = ""
     back_off: BackOff | None = None
     step: dict[str, Positive] = {}
-    last_check: Literal["", "insulin"] = ""
+    last_check: str = ""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

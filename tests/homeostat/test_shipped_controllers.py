@@ -80,12 +80,20 @@ def test_insulin_closes_by_pd_behind_the_learned_forecast_and_the_last_check() -
         (lambda: _patient(settings={"basal_U_per_h": 0.0, "weight_kg": 70.0}), "not positive"),
         (lambda: _patient(settings={"basal_U_per_h": 1.0, "weight_kg": 70.0, "mood": 1.0}), "unknown mood"),
         (lambda: _patient(forecast="weather"), "no forecast here"),
+        (lambda: _patient(last_check="mood"), "no last check is called 'mood'.*There is insulin"),
         (lambda: _patient(back_off=config_for("glucose").filter.back_off.model_dump() | {"guardrail": "x"}), "no guardrail 'x'"),  # type: ignore[union-attr]
     ],
 )  # fmt: skip
 def test_what_an_insulin_controller_lacks_is_said(config: Callable[[], ControllerConfig], said: str) -> None:
     with pytest.raises(HomeostatError, match=said):
         controller_of(load_spec("glucose"), config(), None)
+
+
+@pytest.mark.parametrize("argv", [("demo", "glucose", "--train"), ("control", "glucose", "--checkpoint", "model")])
+def test_a_controller_without_a_world_model_takes_none(argv: tuple[str, ...], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*argv, "--data-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "no world model" in " ".join(result.output.replace("│", " ").split())
 
 
 def test_a_forecast_without_a_back_off_is_refused() -> None:
