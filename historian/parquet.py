@@ -2,7 +2,7 @@
 
     FOLDER/tags.parquet       name, role, description, unit, lo, hi
     FOLDER/runs.parquet       kind, start_ts, end_ts (null while open), seed, note
-    FOLDER/samples/*.parquet  tag, ts, value (null where bad), quality
+    FOLDER/samples/*.parquet  tag, ts, value (null where bad), quality, read (the number that came, bad or not)
 
 Times (`ts`) are int64 microseconds of plant time since the Unix epoch, or Parquet's own timestamps (UTC where they name no
 zone). Other programs may write such a folder; of the samples `tag`, `ts` and `value` are read. Values may be of any kind of
@@ -56,7 +56,7 @@ def export(history: Queries, folder: Path) -> int:
         at, last, rows = history.extent()
         width = max(1, round((last - at + 1) * min(1.0, _FILE_ROWS / max(rows, 1))))
         while rows and at <= last:
-            part = history.history(history.tags, at / 1e6, min(at + width - 1, last) / 1e6).sort(
+            part = history.readings(history.tags, at / 1e6, min(at + width - 1, last) / 1e6).sort(
                 "ts", maintain_order=True
             )
             if len(part):

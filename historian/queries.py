@@ -1,7 +1,8 @@
 """Queries of a historian, answered as polars frames. Times go in as plant seconds and come out as microseconds (`ts`).
 
-A *usable* value is there and not BAD; UNCERTAIN is usable. A query for an unknown tag is a `HistorianError`, and so is
-whatever the database refuses.
+A *usable* value is there and not BAD; UNCERTAIN is usable. The number that came with a BAD one is kept for
+who asks for `readings`; everywhere else it is null. A query for an unknown tag is a `HistorianError`, and so is whatever the
+database refuses.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Executable, func, select
+from sqlalchemy import Connection, Engine, Executable, case, func, select
 
 from historian import schema
 from historian.database import explained
@@ -23,6 +24,7 @@ from plant.link import Quality
 _EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 and 9999, microseconds
 _OPEN = 253_402_300_000_000_000  # the end of a segment that has none: later than any sample, and exact in seconds
 _SAMPLE = {"ts": pl.Int64, "value": pl.Float64, "quality": pl.Int64}
+_VALUE = case((schema.sample.c.quality != int(Quality.BAD), schema.sample.c.value)).label("value")
 
 
 def microseconds(time_s: float) -> int:
@@ -84,7 +86,7 @@ class Queries:
         `usable`: only usable samples."""
         s = schema.sample.c
         begin, end = microseconds(start_s), microseconds(end_s)
-        query = select(s.ts, s.value, s.quality).where(s.tag_id == self.tag_id(tag))
+        query = select(s.ts, _VALUE, s.quality).where(s.tag_id == self.tag_id(tag))
         if usable:
             query = query.where(s.value.is_not(None), s.quality != int(Quality.BAD))
         with self._reading() as c:
@@ -94,17 +96,21 @@ class Queries:
 
     def history(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
         """Raw samples in [start, end]: tag, ts, value (null where bad), quality; tags in the order asked, then time."""
-        s = schema.sample.c
+        return self.readings(tags, start_s, end_s).drop("read")
+
+    def readings(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
+        """As `history`, and `read`: the number that was read, bad or not; null where it was none."""
+        s, types = schema.sample.c, {**_SAMPLE, "read": pl.Float64}
         frames = [
             self._frame(
-                select(s.ts, s.value, s.quality)
+                select(s.ts, _VALUE, s.quality, s.value.label("read"))
                 .where(s.tag_id == self.tag_id(tag), s.ts >= microseconds(start_s), s.ts <= microseconds(end_s))
                 .order_by(s.ts),
-                _SAMPLE,
+                types,
             ).select(pl.lit(tag, pl.String).alias("tag"), pl.all())
             for tag in dict.fromkeys(tags)
         ]
-        return pl.concat(frames) if frames else pl.DataFrame(schema={"tag": pl.String, **_SAMPLE})
+        return pl.concat(frames) if frames else pl.DataFrame(schema={"tag": pl.String, **types})
 
     def before(self, tags: Sequence[str], start_s: float) -> pl.DataFrame:
         """The last usable sample of each tag before `start_s`: tag, ts, value, quality. Tags without one are left out."""
@@ -113,7 +119,7 @@ class Queries:
         rows = []
         with self._reading() as c:
             for tag in dict.fromkeys(tags):
-                query = select(s.ts, s.value, s.quality).where(s.tag_id == self.tag_id(tag), *usable)
+                query = select(s.ts, _VALUE, s.quality).where(s.tag_id == self.tag_id(tag), *usable)
                 if row := c.execute(query.order_by(s.ts.desc()).limit(1)).first():
                     rows.append((tag, *row))
         return pl.DataFrame(rows, schema={"tag": pl.String, **_SAMPLE}, orient="row")
@@ -160,7 +166,7 @@ class Queries:
             self.refresh_tags()  # another process may have registered some
         with self._reading() as c:
             for tag in self.tags if tags is None else tags:
-                query = select(s.ts, s.value, s.quality).where(
+                query = select(s.ts, _VALUE, s.quality).where(
                     s.tag_id == self.tag_id(tag), s.ts >= start_ts, s.ts < end_ts
                 )
                 if row := c.execute(query.order_by(s.ts.desc()).limit(1)).first():

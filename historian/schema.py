@@ -35,7 +35,7 @@ tag = Table(
     UniqueConstraint("plant", "name"),
 )
 
-# A value that could not be read is stored as NULL with its quality: a gap is a fact too.
+# What was no number is stored as NULL with its quality: a gap is a fact too. A bad reading keeps its number.
 sample = Table(
     "sample",
     metadata,

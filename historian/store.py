@@ -122,20 +122,21 @@ class Historian(Queries):
         self.refresh_tags()
 
     def sample(self, tag: str, value: Value) -> None:
-        """Store one value at its source time. A bad or non-finite value is stored as a gap with its quality."""
+        """Store one value at its source time. A bad one is a gap that keeps the number it came with; what is no finite number
+        is bad."""
         self.samples({tag: value})
 
     def samples(self, values: Mapping[str, Value]) -> None:
         """Store one value of each of several tags. A value already there at that time is replaced."""
         rows = []
         for tag, v in values.items():
-            good = v.quality is not Quality.BAD and np.isfinite(v.value)
+            finite = bool(np.isfinite(v.value))
             rows.append(
                 {
                     "tag_id": self.tag_id(tag),
                     "ts": microseconds(v.time_s),
-                    "value": float(v.value) if good else None,
-                    "quality": int(v.quality if good else Quality.BAD),
+                    "value": float(v.value) if finite else None,
+                    "quality": int(v.quality if finite else Quality.BAD),
                 }
             )
         self._put("sample", rows)
@@ -157,7 +158,7 @@ class Historian(Queries):
                 raise HistorianError(
                     f"{tag} has {column.shape} values at {times.shape} times", self.location, "Give one a time."
                 )
-            good = np.isfinite(column) & (quality is not Quality.BAD)
+            good = np.isfinite(column)
             rows = [
                 {"tag_id": i, "ts": t, "value": v if g else None, "quality": int(quality) if g else int(Quality.BAD)}
                 for t, v, g in zip(ts, column.tolist(), good.tolist(), strict=True)

@@ -74,6 +74,22 @@ def test_what_is_no_value_is_stored_as_a_gap(store: Historian, value: Value):
     assert store.history(["T"], T0, T0).rows() == [("T", round(T0 * 1e6), None, int(Quality.BAD))]
 
 
+def test_a_bad_reading_keeps_the_number_it_came_with(store: Historian):
+    """What is judged out of range is a gap to everybody, and still there for who asks what was read."""
+    store.sample("T", Value(20.0, Quality.GOOD, T0 - 1))
+    store.sample("T", Value(-9999.0, Quality.BAD, T0, "out of range"))
+    store.sample_block({"T": np.array([4.0, np.nan])}, T0 + np.array([1.0, 2.0]), Quality.BAD)
+    assert store.flush()
+    assert store.readings(["T"], T0, T0 + 9)["read"].to_list() == [-9999.0, 4.0, None]
+    assert store.history(["T"], T0, T0 + 9)["value"].to_list() == [None] * 3
+    assert store.history(["T"], T0, T0 + 9)["quality"].to_list() == [int(Quality.BAD)] * 3
+    assert store.before(["T"], T0 + 9)["value"].to_list() == [20.0]
+    assert store.latest(["T"])["value"].to_list() == [None]
+    assert store.grid(["T"], T0, T0 + 2, 1.0)["T"].to_list() == [20.0] * 3
+    assert store.plot_values("T", T0, T0 + 9, 100)["value"].to_list() == [None]
+    assert store.average("T", T0, T0 + 9) is None
+
+
 def test_an_uncertain_value_keeps_its_quality(store: Historian):
     store.sample("T", Value(50.5, Quality.UNCERTAIN, T0))
     assert store.flush()
