@@ -39,7 +39,7 @@ class FaultyServer(PlantServer):
     writes: list[dict[str, Any]]
 
     async def _publish(self, values: Iterable[tuple[ua.NodeId, ua.DataValue]]) -> None:
-        sensors = {self._ids[t.name]: t.name for t in self.spec.online if t.role is not Role.MV}
+        sensors = {self._nodes[t.name]: t.name for t in self.spec.online if t.role is not Role.MV}
         kept = []
         for node, shown in values:
             if node not in sensors:

@@ -25,7 +25,7 @@ _LOST_S = 30.0
 
 
 def cases(bench: Bench) -> Cases:
-    ours = lambda: Simulated(speed=40.0, seed=bench.seed + 31)  # noqa: E731
+    ours = lambda: Simulated(speed=20.0, seed=bench.seed + 31)  # noqa: E731
     theirs = lambda: Tanks(speed=bench.settings.speed, seed=bench.seed + 31, lease=True)  # noqa: E731
     return {
         "our layer": lambda: attack(bench, "ours", ours, PLANT, None),
