@@ -17,7 +17,7 @@ from benchmarks.foreign.ports import free_port
 
 NODE_OPCUA = "2.182.2"
 SERVER = Path(__file__).with_name("server.js")
-_INSTALL_S, _START_S = 240.0, 60.0
+_INSTALL_S, _START_S = 240.0, 120.0
 
 
 class NoNode(RuntimeError):

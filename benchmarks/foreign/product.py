@@ -18,6 +18,7 @@ from plant.errors import LinkError
 from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
 
 BARE: Mapping[str, Any] = {"supervisor": {"fallback": "moves"}}  # for a plant that nobody else takes
+_FIRST_S = 180.0  # a loaded machine takes its time to load a model
 _START_S = 60.0
 
 
@@ -121,7 +122,9 @@ class Controller(Running):
 
     def auto(self, timeout_s: float = _START_S) -> str:
         """Ask for AUTO until it is granted, as a patient operator does. '' or the last refusal."""
-        until, why = time.monotonic() + timeout_s, "the controller cannot be reached"
+        if self.wait(lambda s: s.cycles > 0, _FIRST_S) is None:
+            return f"the controller decides nothing: {self.last_word()}"
+        until, why = time.monotonic() + timeout_s, ""
         while time.monotonic() < until:
             try:
                 why = self.client.set_mode("AUTO", "benchmark", "acceptance")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,12 @@ from benchmarks.foreign.node import NoNode, Tanks, modules
 from benchmarks.foreign.outcomes import Outcome, Store, none, not_run, tabulate, yes
 from benchmarks.foreign.product import until
 from benchmarks.report import Report
+from controllers.baselines.pid import PidController, PidLoop
+from controllers.contracts import Mode
+from controllers.runtime.config import ControllerConfig
+from controllers.runtime.loop import ControlLoop
+from plant.clock import ScaledClock
+from plant.opcua.client import OpcUaLink
 from plant.spec import load_spec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quadruple_tank"
@@ -53,6 +61,37 @@ async def test_the_foreign_plant_keeps_its_own_rules() -> None:
             assert stamp is None or stamp.year == 1601
             assert until(lambda: not tanks.state()["granted"], 20.0) < 20.0  # nobody beats: the countdown ends it
             assert tanks.state()["reason"] == "WATCHDOG"
+
+
+@pytest.mark.usefixtures("node")
+async def test_auto_holds_on_a_plant_of_another_make_until_its_field_bus_dies(tmp_path: Path) -> None:
+    """Permit, grant, countdown, toggling bit, token, loops that turn to us, moves to other nodes: all by YAML."""
+    spec = plants.write(tmp_path / "tanks.yaml", plants.MINIMUM, speed=30.0)
+    loops = tuple(PidLoop(pv=f"LT{i}", mv=f"FC{i}", gain=1.0, integral_s=200.0) for i in (1, 2))
+    config = ControllerConfig.model_validate({"loop": {"speed_tolerance": 0.9}})
+    with Tanks(speed=30.0, index=5) as tanks:
+        clock = ScaledClock(30.0, tanks.state()["time_s"])
+        async with OpcUaLink(spec, clock, tanks.endpoint) as link:
+            loop = ControlLoop(spec, config, link, PidController(spec, loops), None, clock)
+            running = asyncio.create_task(loop.run(Mode.AUTO, "test"))
+
+            async def comes(what: Callable[[], bool]) -> None:
+                async with asyncio.timeout(60.0):
+                    while not what():
+                        await asyncio.sleep(0.05)
+
+            try:
+                await comes(lambda: loop.supervisor.mode is Mode.AUTO)
+                await comes(lambda: sum(w["node"] == "FC1.RSP" for w in tanks.writes()) >= 4)
+                assert loop.supervisor.mode is Mode.AUTO, loop.supervisor.reason
+                assert {w["status"] for w in tanks.writes()} == {"Good"}
+                assert tanks.state()["mode"] == [5, 5]
+                tanks.fault(old=1)
+                await comes(lambda: loop.supervisor.mode is Mode.SHED)
+                await comes(lambda: not tanks.state()["granted"])
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
 
 def test_the_yaml_of_the_foreign_plant_holds_for_both_settings_and_without_a_handshake(tmp_path: Path) -> None:
