@@ -70,6 +70,10 @@ def notices(view: OperatorView) -> str:
             f"<p><b>{_TO_RETURN}</b> {escape(how)}</p></div>"
         )
     out += _silences(view)
+    out += [
+        f'<div class="notice bad" role="alert"><b>The plant\'s handshake is not as its file says.</b> {escape(f)}</div>'
+        for f in (view.plant.faults if view.plant is not None else ())
+    ]
     if (step := view.stepped) is not None:
         way = "back" if step.by_s < 0 else "ahead"
         out.append(
@@ -182,9 +186,12 @@ def _silences(view: OperatorView) -> list[str]:
 
 
 def _silence(source: str, news: News, error: str, so: str) -> str:
-    what = {"historian": "The historian cannot be read"}.get(
-        source, f"The {source} cannot be reached" if error else f"The {source} is silent"
-    )
+    if source == "historian":
+        what = "The historian cannot be read"
+    elif error:
+        what = f"The {source} cannot be reached"
+    else:
+        what = f"The {source} is silent" if source == "recorder" else f"The {source} stands still"
     since = f": nothing new for {duration(news.age_s)}" if news.silent else ""
     return (
         f'<div class="notice bad" role="alert" data-source="{source}"><b>{what}{since}.</b>{escape(so)} '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from plant.opcua.client import OpcUaLink
 from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
 from plant.spec import PlantSpec
 
+log = logging.getLogger(__name__)
 _PERIOD_S = 0.5  # twice the page's own rate, so that what it shows is at most one tick old
 _TIMEOUT_S = 3.0
 _SCANS = 3.0  # without anything new for this many scans a plant is silent
@@ -122,14 +124,20 @@ class LiveSource:
             self.controller, self.controller_error = snapshot, ""
             self._fresh.notify_all()
 
+    def _miss(self, error: str) -> None:
+        with self._fresh:
+            self.controller_error = error
+            self._fresh.notify_all()
+
     def _poll_controller(self) -> None:
         while not self._ended.is_set():
             try:
                 self._keep(self.client.snapshot())
             except LinkError as e:
-                with self._fresh:
-                    self.controller_error = str(e)
-                    self._fresh.notify_all()
+                self._miss(str(e))
+            except Exception as e:  # a poll that ends would leave the page with what it knew last
+                log.exception("the controller could not be read")
+                self._miss(f"unforeseen {type(e).__name__}: {e}")
             self._ended.wait(_PERIOD_S)
 
     async def _poll_plant(self) -> None:
@@ -142,6 +150,9 @@ class LiveSource:
                     self.plant, self.plant_error = _said(sample), ""
                 except (LinkError, TimeoutError) as e:
                     self.plant_error = str(e) or f"{self._plant_endpoint}: no answer"
+                except Exception as e:
+                    log.exception("the plant could not be read")
+                    self.plant_error = f"unforeseen {type(e).__name__}: {e}"
                 await asyncio.sleep(_PERIOD_S)
 
     def _hear(self, sample: Sample) -> None:

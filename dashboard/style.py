@@ -43,7 +43,7 @@ PAGE_CSS = f"""
   #homeostat-veil > div {{background:#fff; border:3px solid {RED}; padding:18px 34px 16px; text-align:center; max-width:92vw}}
   #homeostat-veil strong {{display:block; font-size:clamp(24px, 4vw, 44px); font-weight:700; color:{RED}; white-space:nowrap}}
   #homeostat-veil p {{margin:6px 0 0; font-size:18px}}
-  [data-baseweb=modal] {{display:none !important}} /* Streamlit's own word for the same, with a cross to dismiss it */
+  [data-testid=stDialog] {{display:none !important}} /* Streamlit's own word for the same, with a cross to dismiss it */
   .st-key-pulse {{display:none}}
   .st-key-trends, .st-key-controls {{background:{PANEL}; border:1px solid {LINE}; padding:6px 10px 8px}}
   .st-key-trends {{gap:0}}
@@ -58,6 +58,7 @@ PAGE_CSS = f"""
   .st-key-controls button[role=tab] {{min-height:26px; padding:0 2px}}
   .st-key-controls [data-testid=stTabs] [role=tablist] {{gap:14px}}
   .st-key-controls [data-testid=stVerticalBlock] {{gap:6px}}
+  @media (max-width:1300px) {{.st-key-mode button {{padding:2px 3px !important; font-size:11px !important; min-width:0 !important}}}}
 </style>
 """
 

@@ -43,6 +43,7 @@ _LOOK = """() => {
         modeCut: mode ? mode.querySelector('b').scrollWidth > mode.clientWidth : true,
         values: all('.plate[data-tag] .value').map(e => e.classList.contains('old') || e.textContent === '–'),
         margins: all('.plate[data-guardrail] .figures b').map(e => e.textContent),
+        usable: !document.getElementById('root').inert && !document.querySelector('[role=dialog]'),
         trendsOld: all('h2 b.amber').length > 0,
         clock: clock ? clock.querySelector('b').textContent : '',
     };
@@ -125,7 +126,7 @@ assert {signal.SIGUSR1, signal.SIGUSR2} == set(STEPS_S)
 def healthy(look: Look, site: Site) -> bool:
     """Nothing is wrong, and the page says so."""
     return (
-        not look["veil"] and not look["banners"] and look["mode"] in _MODES and not any(look["values"])
+        not look["veil"] and look["usable"] and not look["banners"] and look["mode"] in _MODES and not any(look["values"])
         and not look["trendsOld"] and not _other_time(look, site)
     )  # fmt: skip
 

@@ -67,7 +67,7 @@ class Hold:
         here = observation.measured[0]
         predicted = np.tile(here, (n, 1))
         rails = self._spec.guardrails
-        allowance = np.array([0.05 * (t.range[1] - t.range[0]) for t in (self._spec.tag(g.tag) for g in rails)])
+        allowance = np.array([0.01 * (t.range[1] - t.range[0]) for t in (self._spec.tag(g.tag) for g in rails)])
         now = np.array([g.sign * (g.limit - here[names.index(g.tag)]) for g in rails])
         moves = np.clip(observation.applied[:1], targets.move_low, targets.move_high)
         return Decision(
