@@ -147,6 +147,11 @@ class Heater:
         return {"T": np.array([self.T + noise[0]]), "D": np.array([noise[1]])}
 
 
+@pytest.fixture
+def heater() -> Heater:
+    return Heater()
+
+
 class Feedforward:
     """Asks for the move that ends at the target, and knows the heater well enough to predict it."""
 

@@ -87,6 +87,24 @@ def test_latest_and_newest(store):
     assert store.count("T") == 2
 
 
+def test_the_segment_is_what_was_opened_last_not_what_is_newest(store):
+    us = [microseconds(T0 + i) for i in (-1000, -900, 0, 100, 3600)]
+    start, end, back = store.segment()
+    assert start < us[0] < us[-1] < end
+    assert not back
+    first = store.open_run("recorded", T0)
+    assert store.segment() == (us[2], end, False)
+    store.close_run(first, T0 + 100)
+    ahead = store.open_run("recorded", T0 + 3600)
+    assert store.segment() == (us[4], end, False), "a clock that was set ahead leaves nothing newer behind"
+    store.close_run(ahead, T0 + 3700)
+    store.open_run("recorded", T0 - 1000)
+    assert store.segment() == (us[0], us[2], True)
+    put(store, "T", (-950, 5.0), (50, 1.0))
+    assert store.latest(["T"], us[0], us[2])["value"].to_list() == [5.0]
+    assert store.latest(["T"])["value"].to_list() == [1.0]
+
+
 def test_average_is_weighted_by_time(store):
     # 10 in force from before; 20 from 2 s; bad from 6 s to 8 s; 40 from 8 s. Over 0..10 s, by hand:
     # (10 * 2 + 20 * 4 + 40 * 2) / (2 + 4 + 2) = 22.5
