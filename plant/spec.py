@@ -7,6 +7,7 @@ within a run (a batch, a patient, an engine's trim): it conditions the world mod
 
 from __future__ import annotations
 
+import itertools
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -101,10 +102,17 @@ class Move(_Strict):
                 raise ValueError(f"levels must be two or more rising values, not {list(self.levels)}")
             if self.levels[0] < self.limits[0] or self.levels[-1] > self.limits[1]:
                 raise ValueError(f"levels {list(self.levels)} must lie inside limits {list(self.limits)}")
-            if self.safe not in self.levels:
-                raise ValueError(f"safe ({self.safe}) must be one of the levels {list(self.levels)}")
         if self.step is not None and not self.step <= self.span:
             raise ValueError(f"step ({self.step}) is larger than the limits {list(self.limits)}")
+        for name, value in (("safe", self.safe), ("fallback", self.fallback)):
+            far = [abs(value - v) for v in self.discrete] if not isinstance(value, str) else []
+            if far and min(far) > 1e-9 * self.span:
+                what = (
+                    f"one of the levels {list(self.levels)}"
+                    if self.levels
+                    else f"a multiple of step from {self.limits[0]:g} on"
+                )
+                raise ValueError(f"{name} ({value}) must be {what}")
         return self
 
     @property
@@ -318,6 +326,13 @@ class PlantSpec(_Strict):
                 f"sample_time_s ({self.sample_time_s}) must be a whole number of scan_time_s ({self.scan_time_s}), not {scans:.4g}"
             )
         for mv in self.mvs:
+            levels = mv.move.discrete if mv.move else ()
+            gap = max((b - a for a, b in itertools.pairwise(levels)), default=0.0)
+            if mv.move and mv.move.reach(self.sample_time_s) < gap * (1 - 1e-9):
+                raise ValueError(
+                    f"{mv.name}.move.rate_per_s ({mv.move.rate_per_s}) reaches no other level within a sample: levels are up to"
+                    f" {gap:g} apart, so give {gap / self.sample_time_s:.4g} or more"
+                )
             for dv in mv.move.feed_forward if mv.move else ():
                 need(dv, f"{mv.name}.move.feed_forward", Role.DV)
         for i, g in enumerate(self.guardrails):

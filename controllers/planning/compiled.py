@@ -72,7 +72,7 @@ class CompiledScpPlanner(ScpPlanner):
         return self._run(problem, warm, budget, int(trust_fallback))
 
     def assess(self, problem: Problem, moves: Tensor) -> Plan:
-        return self._run(problem, moves, math.inf, -1)
+        return self._run(problem, self.legal(problem, moves) if self.levels else moves, math.inf, -1)
 
     def _run(self, problem: Problem, warm: Tensor, budget: float, trust: int) -> Plan:
         n, h, m, s = len(problem.z), self.config.horizon, self.model.n_mv, self._setup

@@ -19,6 +19,9 @@ def contradiction(spec: PlantSpec, targets: Targets) -> str:
     for tag, low, high in zip(spec.mvs, targets.move_low.tolist(), targets.move_high.tolist(), strict=True):
         if not low <= high:
             return f"the limits of {tag.name} leave no move: low {low:g}, high {high:g} {tag.unit}; set them anew"
+        levels = tag.move.discrete if tag.move else ()
+        if levels and not any(low <= v <= high for v in levels):
+            return f"the limits of {tag.name} leave none of its levels: low {low:g}, high {high:g} {tag.unit}; set them anew"
     return ""
 
 

@@ -171,7 +171,7 @@ class GuardrailFilter(Filter, LatentController):
     def _first_then(self, problem: Problem, way: Tensor) -> Plan:
         """The first move asked for, inside the limits, then `way` (batch x horizon x n_mv), inside the spec's."""
         assert problem.asked is not None
-        first = self.planner.inside(problem, problem.asked[:, :1])
+        first = self.planner.legal(problem, problem.asked[:, :1])
         return self.planner.assess(problem.wide(), torch.cat([first, way[:, 1:]], dim=1))
 
 

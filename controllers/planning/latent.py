@@ -266,11 +266,12 @@ class LatentController(ABC):
         seen = seen & (not contradiction(self.spec, targets))
         finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
         moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
+        moves = torch.from_numpy(self.planner.levels.exact(moves.numpy()))
         if targets.dropped is not None:  # what is not ours stays where it is, if anybody knows where
             now = self._window[:, -1:, self.model.n_measured + self.model.n_dv :]
             moves = torch.where(_dropped(targets, moves) & torch.isfinite(now), now, moves)
         first = plan.rollout.moves[:, :1]
-        beyond = ((self.planner.inside(problem, first) - first).abs() > _SAME).any(-1)[:, 0]
+        beyond = ((self.planner.legal(problem, first) - first).abs() > _SAME).any(-1)[:, 0]
         broken = ((plan.violation * 100).floor().sum(-1) > 0) | beyond
         status = tuple(
             Status.INFEASIBLE if not ok

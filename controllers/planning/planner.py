@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from controllers.planning.config import PlannerConfig
+from controllers.planning.levels import Levels
 from controllers.planning.problem import Constraints, Energy, Plan, Problem, Rollout, rank_key
 from models.world_model import WorldModel
+
+_PASSES = 6  # in which discrete MVs' plans are bettered sample by sample
+_ROWS = 8192  # plans played at once: more no longer fit the processor's cache
 
 
 class Clock:
@@ -42,6 +46,7 @@ class Planner(ABC):
     ) -> None:
         self.model, self.config, self.energy = model, config, energy
         self.constraints = Constraints(model)
+        self.levels = Levels([t.move for t in model.spec.mvs if t.move])
         self.scale_u, self.shift_u = scale_u, shift_u
         lengths = list(config.blocks) or [1] * config.horizon
         lengths[-1] += config.horizon - sum(lengths)
@@ -59,16 +64,79 @@ class Planner(ABC):
         **Returns:** the best plan visited. It always lies inside the limits and the rate of `problem`, or, where no plan inside
         these keeps the guardrails and another breaks them less, inside those of the spec.
         """
-        plan = self._within(problem, warm, deadline, trust_fallback)
+        plan = self._legal(problem, warm, deadline, trust_fallback)
         broken = _counted(plan.violation)
         some = broken.any(1).nonzero()[:, 0]
         if not (problem.narrow and len(some)):
             return plan
-        other = self._within(problem.part(some).wide(), plan.rollout.moves[some], deadline, trust_fallback)
+        other = self._legal(problem.part(some).wide(), plan.rollout.moves[some], deadline, trust_fallback)
         energy = torch.zeros_like(other.energy)
         wins = rank_key(other.violation, energy) < rank_key(plan.violation[some], energy)
         wins |= (broken[some, 0] > 0) & trust_fallback
         return _placed(plan, some, wins, other)
+
+    def _legal(self, problem: Problem, warm: Tensor, deadline: float | None, trust_fallback: bool) -> Plan:
+        """`_within`, discrete MVs at their levels."""
+        plan = self._within(problem, warm, deadline, trust_fallback)
+        return self._on_levels(problem, plan, warm, Clock(deadline), trust_fallback) if self.levels else plan
+
+    def _on_levels(self, problem: Problem, plan: Plan, warm: Tensor, clock: Clock, trust_fallback: bool) -> Plan:
+        """The best plan near `plan` whose discrete MVs take their levels: of a plan rounded, of courses of one MV after another
+        that are played with the others as they are, and of such with a sample or two changed, as long as that helps. They are ranked as all plans are, so that a
+        level that breaks a guardrail loses; moves cost what they cost, so that no MV switches for little."""
+        wanted = plan.rollout.moves
+        safe = self._rounded(problem, problem.fallback.expand_as(wanted))
+        starts = [self._rounded(problem, m, carried) for m in (wanted, warm) for carried in (True, False)]
+        best = self._best_of(problem, torch.stack([*starts, safe], 1))
+        ours = [i for i in self.levels.at if problem.rate[i] > 0]
+        for courses in (True, *[False] * _PASSES):
+            before = best
+            for i in ours:
+                if not clock.another():
+                    break
+                like, last = wanted[..., i], problem.previous[:, i]
+                some = self.levels.plans(like, i, last) if courses else self.levels.near(best[..., i], i, like, last)
+                many = best[:, None].repeat(1, some.shape[1], 1, 1)
+                many[..., i] = some
+                n = many.shape[1]
+                many = self._rounded(problem.repeated(n), many.flatten(0, 1), True).unflatten(0, (-1, n))
+                best = self._best_of(problem, torch.cat([best[:, None], many], 1))
+            if not courses and torch.equal(before, best):
+                break
+        rollout, fallback = self.roll(problem, best)[0], self.roll(problem, safe)[0]
+        broken = _counted(self._violation(problem, rollout))[:, 0] > 0
+        rollout = choose(broken & trust_fallback, rollout, fallback)
+        return self._worth(problem, rollout, torch.zeros_like(plan.converged), plan.late or clock.late)
+
+    def _rounded(self, problem: Problem, moves: Tensor, carried: bool = False) -> Tensor:
+        """`moves` inside the limits and the rate, discrete MVs at their levels."""
+        inside = self.inside(problem, moves)
+        if not self.levels:
+            return inside
+        # What lies past a limit still counts for what rounding leaves out.
+        inside[..., self.levels.at] = moves[..., self.levels.at]
+        return self.levels.rounded(inside, problem.previous, problem.low, problem.high, problem.rate, carried)
+
+    def legal(self, problem: Problem, moves: Tensor) -> Tensor:
+        """`moves` (batch x any x n_mv) as near as they may be made: limits, rate, levels."""
+        return self._rounded(problem, moves)
+
+    def _best_of(self, problem: Problem, moves: Tensor) -> Tensor:
+        """Of several plans for each plant (batch x n x horizon x n_mv), the one that ranks best."""
+        n = moves.shape[1]
+        violation, energy = self._play(problem.repeated(n), moves.flatten(0, 1))
+        at = rank_key(violation, energy).view(-1, n).argmin(1)
+        return moves[torch.arange(len(moves)), at]
+
+    def _play(self, many: Problem, moves: Tensor) -> tuple[Tensor, Tensor]:
+        """Violation (n x rank) and energy (n,) of `moves` (n x horizon x n_mv)."""
+        parts = []
+        for at in range(0, len(moves), _ROWS):
+            part = many.part(slice(at, at + _ROWS))
+            rollout = self.roll(part, moves[at : at + _ROWS])[0]
+            parts.append((self._violation(part, rollout), self._energy(part, rollout)))
+        violation, energy = (torch.cat(p) for p in zip(*parts, strict=True))
+        return violation, energy
 
     def _within(self, problem: Problem, warm: Tensor, deadline: float | None, trust_fallback: bool) -> Plan:
         """`plan` inside the limits of `problem`, the fallback too."""
@@ -92,8 +160,8 @@ class Planner(ABC):
         """
 
     def assess(self, problem: Problem, moves: Tensor) -> Plan:
-        """`moves` (batch x horizon x n_mv, scaled), cut to the limits and the rate, as a plan: what it is worth."""
-        rollout = self.roll(problem, self.inside(problem, moves))[0]
+        """`moves` (batch x horizon x n_mv, scaled), made legal, as a plan: what it is worth."""
+        rollout = self.roll(problem, self.legal(problem, moves))[0]
         return self._worth(problem, rollout, torch.zeros(len(moves), dtype=torch.bool), False)
 
     def roll(self, problem: Problem, moves: Tensor) -> tuple[Rollout, Tensor]:

@@ -20,7 +20,6 @@ from models.world_model import WorldModel
 _COLOUR = 2.0  # power of the noise falls as 1/f^2: moves that hang together reach further than white ones
 _DECAY = 1.25  # fewer candidates in each iteration (iCEM)
 _SPREAD, _FLOOR = 0.2, 0.002  # deviation of the first draw, and the least one, as shares of what an MV can reach
-_ROWS = 8192  # plans played at once: more no longer fit the processor's cache
 _ELITES, _KEPT, _INERTIA = 0.1, 0.3, 0.1  # share of the candidates, share of those kept, weight of the old mean (iCEM)
 _TEMPERATURE, _COOLING = (
     0.05,
@@ -76,16 +75,6 @@ class SamplingPlanner(Planner):
             spread = spread.clamp(min=_FLOOR * reach)
         best, _ = self._better(problem, best, key, self.roll(problem, found)[0])
         return best, torch.zeros(len(mean), dtype=torch.bool)
-
-    def _play(self, many: Problem, moves: Tensor) -> tuple[Tensor, Tensor]:
-        """Violation (n x rank) and energy (n,) of `moves` (n x horizon x n_mv)."""
-        parts = []
-        for at in range(0, len(moves), _ROWS):
-            part = many.part(slice(at, at + _ROWS))
-            rollout = self.roll(part, moves[at : at + _ROWS])[0]
-            parts.append((self._violation(part, rollout), self._energy(part, rollout)))
-        violation, energy = (torch.cat(p) for p in zip(*parts, strict=True))
-        return violation, energy
 
 
 class IcemPlanner(SamplingPlanner):
