@@ -155,15 +155,29 @@ def _list_plants(plant: str | None) -> None:
 
 
 @app.command(epilog="Example: `homeostat check reactor`")
-def check(plant: PlantName, endpoint: Endpoint = None, as_json: Json = False) -> None:
+def check(
+    plant: PlantName,
+    endpoint: Endpoint = None,
+    watchdog: Annotated[
+        bool,
+        typer.Option(
+            "--watchdog",
+            help="Prove the plant's watchdog, too: ask for the MVs, fall silent, see that the plant takes them. Moves nothing.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Connect to an endpoint and compare it with the plant's YAML. Writes nothing."""
     import asyncio
 
     from plant.opcua.check import Severity
     from plant.opcua.check import check as compare
+    from plant.opcua.proof import prove_watchdog
 
     spec = _load(plant)
     findings = asyncio.run(compare(spec, endpoint))
+    if watchdog and not any(f.severity is Severity.ERROR for f in findings):
+        findings += asyncio.run(prove_watchdog(spec, endpoint))
     if as_json:
         out.print_json(json.dumps([vars(f) | {"severity": str(f.severity)} for f in findings]))
     elif not findings:

@@ -139,12 +139,11 @@ class Holder:
         """Ask for the MVs (REMOTE) or give them back (LOCAL). Returns '' or why not."""
         if not self._declared:
             return "the plant file has no handshake, which says who holds the plant: no regulatory layer is known"
-        names = ("handshake.permit.node", "handshake.permit.method", "handshake.permit.object", "handshake.owner.node")
-        if mode is PlantMode.REMOTE and (why := next((self._lasting[n] for n in names if n in self._lasting), "")):
-            return f"{next(n for n in names if n in self._lasting)}: {why}"
         now = await self.look(session)
         if mode is PlantMode.LOCAL:
             return await self._give_back(session, now)
+        if now.faults:
+            return "; ".join(now.faults)
         session_owned = self._handshake.owner is not None and self._handshake.owner.form == "session"
         if self._handshake.permit is not None and not self._asked and not session_owned and now.mode is mode:
             # A plant that names its holder's session refuses by itself; any other would now be moved by two.
@@ -205,6 +204,8 @@ class Holder:
         self._asked = self._had = False
         if not ours:
             return ""  # another's, or nobody's: not ours to give back
+        if any(name.startswith("handshake.permit.") for name in self._lasting):
+            return next(f"{n}: {why}" for n, why in self._lasting.items() if n.startswith("handshake.permit."))
         refusal = await self._permit(session, on=False)
         if self._token is not None:
             kind = self._kinds["handshake.owner.node"]

@@ -16,8 +16,9 @@ from plant.clock import ScaledClock
 from plant.errors import LinkError
 from plant.link import PlantMode, Quality, Sample
 from plant.opcua.client import OpcUaLink, Severity, check
+from plant.opcua.proof import prove_watchdog
 from plant.spec import PlantSpec
-from tests.foreign.plant import ALIVE, GRANTED, OWNER, PERMIT, SP, WATCHDOG, ForeignPlant, plant_file
+from tests.foreign.plant import ALIVE, GRANTED, OWNER, PERMIT, SP, SP_WRITE, ST, WATCHDOG, ForeignPlant, plant_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -149,6 +150,22 @@ async def test_a_refused_permit_says_which_node(plant: ForeignPlant) -> None:
         assert refusal.startswith("handshake.permit.node refuses True: BadUserAccessDenied")
 
 
+async def test_a_watchdog_is_proved_by_silence(plant: ForeignPlant) -> None:
+    spec = PlantSpec.model_validate(plant_file(plant.endpoint))
+    assert await prove_watchdog(spec) == []
+    assert not plant.granted
+    plant.faults.watchdog_ignored = True
+    (finding,) = await prove_watchdog(spec)
+    assert finding.severity is Severity.ERROR
+    assert finding.what.startswith("handshake.watchdog.node: without a heartbeat for 4.5 s the MVs are still granted")
+    assert not plant.granted, "given back all the same"
+    assert not [w for w in plant.writes if w[0] in (SP, ST, SP_WRITE)], "and nothing was moved"
+    await plant.reset()
+    plant.faults.refuse_permit = True
+    (finding,) = await prove_watchdog(spec)
+    assert "handshake.permit.node refuses" in finding.what
+
+
 def changed(part: str, **fields) -> dict:
     handshake = plant_file("opc.tcp://127.0.0.1:1/x")["handshake"]
     handshake[part] = {**handshake[part], **fields} if fields else None
@@ -181,8 +198,10 @@ async def test_each_wrong_field_is_one_line(plant: ForeignPlant, part: str, fiel
         assert len(sample.faults) == 1, sample.faults
         assert seen in sample.faults[0]
         assert "\n" not in sample.faults[0]
+        assert (await link.request_mode(PlantMode.REMOTE)).rejected == {"Mode": sample.faults[0]}
         found = [f.what for f in await check(link.spec) if f.severity is Severity.ERROR]
         assert found == [sample.faults[0]]
+    assert not plant.writes, "never asked for"
 
 
 async def test_a_counter_that_runs_backwards_is_named(plant: ForeignPlant) -> None:
