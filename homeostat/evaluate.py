@@ -40,9 +40,14 @@ class Held:
 def makers(spec: PlantSpec, checkpoint: Checkpoint, configs: Sequence[Path], nmpc: bool) -> dict[str, Maker]:
     """The rows of an evaluation by name: a controller for each YAML (the plant's own without any), NMPC with the true equations
     if asked for, and moves held. Raises `SpecError` for two of one name."""
-    chosen = {path.stem: load_config(path) for path in configs} or {"planner": config_for(spec.name)}
+    chosen = {path.stem: load_config(path) for path in configs}
     if len(chosen) < len(configs):
         raise SpecError("two controller files have one name", ", ".join(map(str, configs)), "Rename one of them.")
+
+    if not chosen:
+        own = config_for(spec.name)
+        name = "planner" if own.filter is None else f"{own.filter.controller or 'pid'} behind guardrails"
+        chosen = {name: own}
 
     def planned(config: ControllerConfig) -> Maker:
         return lambda plant: controller_of(spec, config, checkpoint, plant.batch, plant.simulator.settings(plant.p))

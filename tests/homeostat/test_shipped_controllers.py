@@ -117,6 +117,7 @@ def test_evaluate_runs_it_on_patients_it_is_told_of(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["evaluate", "glucose", *options])
     assert result.exit_code == 0, result.output
     assert "past very_low_glucose" in result.stdout
+    assert "| pd_insulin_feedback behind guardrails | moves held |" in result.stdout
     for name in ("evaluation.md", "evaluation.html"):
         text = (tmp_path / "glucose" / "evaluation" / name).read_text()
         assert DISCLAIMER in " ".join(text.split()), name
