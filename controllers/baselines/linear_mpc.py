@@ -37,7 +37,7 @@ class LinearMpc:
     Disturbances are held at their last reading. A missing measurement is stood in for by the last one; a plant with none
     at all, or whose move in force is unknown, gets INFEASIBLE and its safe moves.
 
-    Raises `ControlError` when the model is not linear, was validated to a shorter horizon, or a guardrail watches what it
+    Raises `ControlError` when the model is not linear, there is no MV, was validated to a shorter horizon, or a guardrail watches what it
     does not predict.
     """
 
@@ -51,6 +51,12 @@ class LinearMpc:
             )  # fmt: skip
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         moves = [t.move for t in self.spec.mvs if t.move]
+        if not moves:
+            raise ControlError(
+                "no MV to move",
+                f"linear MPC of {self.spec.name}",
+                "A plant without MVs can be watched, not controlled.",
+            )
         self._low = _double([m.limits[0] for m in moves])
         self._span = _double([m.span for m in moves])
         self._rate = _double([m.reach(self.spec.sample_time_s) for m in moves]) / self._span

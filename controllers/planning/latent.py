@@ -45,7 +45,9 @@ class LatentController(ABC):
     their sign go in faster than noise does: by the tracking signal, the size of their mean over their mean size (Trigg & Leach,
     Operational Research Quarterly 18, 1967). A guardrail margin is only ever tightened by it. The latents' own errors are learned alike.
 
-    Raises `ControlError` when the horizon is longer than the model was validated to.
+    A plant may have no guardrails and no targets: moves then cost what they cost and nothing else asks for any.
+
+    Raises `ControlError` when the horizon is longer than the model was validated to, or there is no MV.
     """
 
     planner: Planner
@@ -65,9 +67,13 @@ class LatentController(ABC):
                 f"planner of {self.spec.name}",
                 f"The model was validated to {model.config.horizon}; plan no further, or train it further.",
             )
+        moves = [t.move for t in self.spec.mvs if t.move]
+        if not moves:
+            raise ControlError(
+                "no MV to move", f"planner of {self.spec.name}", "A plant without MVs can be watched, not controlled."
+            )
         self.horizon, self.deadline_s, self._after_s = self.config.horizon, deadline_s, 0.0
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
-        moves = [t.move for t in self.spec.mvs if t.move]
         self._low = _double([m.limits[0] for m in moves])
         self._span = _double([m.span for m in moves])
         self._rate = _double([m.reach(self.spec.sample_time_s) for m in moves]) / self._span
