@@ -86,7 +86,7 @@ class Safe:
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         move = next(t.move for t in self.spec.mvs if t.move)
-        step = move.rate_per_s * self.spec.sample_time_s
+        step = move.reach(self.spec.sample_time_s)
         return Decision.of_moves(
             self.spec, np.clip(move.safe, observation.applied - step, observation.applied + step), 0.0
         )

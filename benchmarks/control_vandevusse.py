@@ -156,7 +156,7 @@ def danger(report: Report, spec: PlantSpec, count: int) -> None:
         runs = close_loop(
             controller, plant, targets, preview=False, move_low=low, move_high=high, first_move=plant.moves
         )
-        return runs, np.asarray((guard.sign * (runs.worst[guard.name] - guard.limit) > 0).any(axis=1))
+        return runs, np.asarray((guard.margin(runs.worst[guard.name]) < 0).any(axis=1))
 
     usual = stepped_targets(spec, count, 60, TEST_SEED)
     far = np.full((count, 60, 1), hottest(spec, "T_R").targets[0].value)

@@ -196,7 +196,7 @@ def control(model: WorldModel) -> Facts:
         t.tag: float(np.abs(runs.true[t.tag][:, 1:] - targets[..., i]).sum(1).mean() * minutes)
         for i, t in enumerate(spec.targets)
     }
-    over = [(g.sign * (runs.worst[g.name] - g.limit) > 0).any(1) for g in spec.guardrails if g.rank == 1]
+    over = [(g.margin(runs.worst[g.name]) < 0).any(1) for g in spec.guardrails if g.rank == 1]
     return {"error": error, "past": float(np.mean(np.any(over, axis=0))) if over else 0.0}
 
 

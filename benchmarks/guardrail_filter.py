@@ -105,7 +105,7 @@ def play_vandevusse(spec: PlantSpec) -> Play:
             first_move=plant.moves, label_fallback=True,
         )  # fmt: skip
         guard = spec.guardrails[0]
-        return seen, np.asarray((guard.sign * (seen.worst[guard.name] - guard.limit) > 0).any(axis=1))
+        return seen, np.asarray((guard.margin(seen.worst[guard.name]) < 0).any(axis=1))
 
     def play(controller: Controller, runs: int, seed: int) -> tuple[Trajectories, Flags, Flags]:
         seen, broke = once(controller, runs, seed)

@@ -78,10 +78,10 @@ def margins_of(spec: PlantSpec, run: Run) -> Tensor:
     names = [t.name for t in spec.measured]
     hidden = np.full_like(run.labels, np.nan) if run.hidden is None else run.hidden
     columns = [
-        g.sign * (g.limit - (run.measured[:, names.index(g.tag)] if g.tag in names else hidden[:, i]))
+        g.margin(run.measured[:, names.index(g.tag)] if g.tag in names else hidden[:, i])
         for i, g in enumerate(spec.guardrails)
     ]
-    columns += [g.sign * (g.limit - run.labels[:, i]) for i, g in enumerate(spec.guardrails) if g.fallback_tag]
+    columns += [g.margin(run.labels[:, i]) for i, g in enumerate(spec.guardrails) if g.fallback_tag]
     return torch.tensor(np.stack(columns, 1), dtype=torch.float32)
 
 

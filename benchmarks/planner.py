@@ -132,7 +132,7 @@ def over(spec: PlantSpec, runs: list[Trajectories]) -> float:
     """Worst guardrail value past its limit, engineering units, 0: none."""
     return max(
         0.0,
-        *(float((g.sign * (r.worst[g.name] - g.limit)).max()) for r in runs for g in spec.guardrails if g.rank == 1),
+        *(float((-g.margin(r.worst[g.name])).max()) for r in runs for g in spec.guardrails if g.rank == 1),
     )
 
 

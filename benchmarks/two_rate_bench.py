@@ -147,7 +147,7 @@ class Bench:
         c = self.config(task)
         effort = c.effort * (((runs.moves - low) / (high - low)) ** 2).sum((1, 2))
         moved = c.suppression * ((np.diff(moves, axis=1) / (high - low)) ** 2).sum((1, 2))
-        past = np.stack([g.sign * (runs.worst[g.name] - g.limit) for g in spec.guardrails if g.rank == 1]).max(0)
+        past = np.stack([-g.margin(runs.worst[g.name]) for g in spec.guardrails if g.rank == 1]).max(0)
         return -(error + effort + moved), past.clip(0.0).max(1), (past > 0).sum(1)
 
     def time_ms(self, task: Task, controller: Controller) -> tuple[float, float]:

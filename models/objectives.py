@@ -219,5 +219,5 @@ def limit_truth(model: WorldModel, y: Tensor, hidden: Tensor) -> Tensor:
                 "Name a measured or a hidden tag.",
             )
         seen = value[..., names.index(g.tag)] if g.tag in names else hidden[..., i]
-        columns.append(torch.tanh(g.sign * (g.limit - seen) / model.margin_scale[i]))
+        columns.append(torch.tanh(g.margin(seen) / model.margin_scale[i]))
     return torch.stack(columns, dim=-1)

@@ -170,7 +170,7 @@ class SimulatedPlant:
         """The fallback as stretches of plant seconds in which disturbances (batch x n_d) and moves (batch x n_u) hold."""
         limits = [t.move for t in self.spec.mvs if t.move]
         safe, rate = np.array([m.safe for m in limits]), np.array([m.rate_per_s for m in limits])
-        slow = any(np.ptp(m.limits) > m.rate_per_s * self.spec.sample_time_s for m in limits)
+        slow = any(np.ptp(m.limits) > m.reach(self.spec.sample_time_s) for m in limits)
         step_s = self.spec.scan_time_s if slow else np.inf
         moves = self.moves
         for left_s, d in self.conditions.ahead(horizon_s):

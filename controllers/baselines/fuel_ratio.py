@@ -59,7 +59,7 @@ class FuelRatioRamp:
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         began = time.perf_counter()
-        step = self._move.rate_per_s * self._spec.sample_time_s
+        step = self._move.reach(self._spec.sample_time_s)
         wanted = np.interp(targets.values[:, 0, self._target], *self._fuel.T)
         asked = np.minimum(wanted, self._ratio.fuel(observation))[:, None]
         moves = np.clip(asked, observation.applied - step, observation.applied + step)

@@ -92,7 +92,7 @@ class MinMaxController:
         fuel = self._ask(
             reading, inlet_ratios(self._flight), targets.values[:, 0, self._target], observation.applied[:, 0]
         )
-        step = self._move.rate_per_s * self._dt
+        step = self._move.reach(self._dt)
         low = np.maximum(self._move.limits[0], targets.move_low)
         high = np.minimum(self._move.limits[1], targets.move_high)
         moves = np.clip(np.clip(fuel[:, None], low, high), observation.applied - step, observation.applied + step)

@@ -47,7 +47,7 @@ class Trajectories:
         over = np.zeros((self.moves.shape[0], self.moves.shape[1]), bool)
         for g in spec.guardrails:
             if g.rank == 1:
-                over |= g.sign * (self.worst[g.name] - g.limit) > 0
+                over |= g.margin(self.worst[g.name]) < 0
         length = np.where(over.any(axis=1), over.argmax(axis=1) + 1, self.moves.shape[1])
         unseen = [g.tag if spec.tag(g.tag).role is Role.HIDDEN else None for g in spec.guardrails]
         nothing = np.full((*over.shape, 0), np.nan)

@@ -84,7 +84,7 @@ def scores(spec: PlantSpec, done: Trajectories) -> dict[str, Array]:
         out[f"offset {target.tag}"] = np.nanmax(np.nan_to_num(np.stack(means), nan=0.0), 0)
     for g in spec.guardrails:
         with np.errstate(invalid="ignore"):
-            out[f"past {g.name}"] = (g.sign * (done.worst[g.name] - g.limit) > 0).any(1).astype(float)
+            out[f"past {g.name}"] = (g.margin(done.worst[g.name]) < 0).any(1).astype(float)
     low, high = limits_of(spec)
     for i, mv in enumerate(spec.mvs):
         out[f"travel {mv.name}"] = np.nansum(np.abs(np.diff(done.moves[..., i], axis=1)), 1) / (high - low)[i]

@@ -125,7 +125,7 @@ class SafetyScenario:
         low, high = limits_of(spec)
         inside = (z[:, 2] >= low[0] + 0.5) & (z[:, 2] <= high[0] - 0.5)
         for g in spec.guardrails:
-            inside &= g.sign * (g.limit - z[:, plant.names.x.index(g.tag)]) > 0
+            inside &= g.margin(z[:, plant.names.x.index(g.tag)]) > 0
         return np.asarray(found & inside)
 
 
@@ -148,7 +148,7 @@ def violations(
     the last disturbance before the violation would have stayed inside. A disturbance happens at a sample and is seen in
     that sample's reading."""
     i, guard = next((i, g) for i, g in enumerate(spec.guardrails) if g.rank == 1)
-    over = guard.sign * (runs.worst[guard.name] - guard.limit) > 0
+    over = guard.margin(runs.worst[guard.name]) < 0
     broke = np.asarray(over.any(axis=1))
     first = over.argmax(1)
     avoidable = np.zeros_like(broke)
@@ -157,5 +157,5 @@ def violations(
     for run in np.flatnonzero(broke):
         before = np.flatnonzero(changed[: first[run] + 1, run])
         moment = before[-1] if len(before) else 0
-        avoidable[run] = guard.sign * (guard.limit - runs.fallback[run, moment, i]) > 0
+        avoidable[run] = guard.margin(runs.fallback[run, moment, i]) > 0
     return broke, avoidable

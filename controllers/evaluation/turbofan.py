@@ -109,7 +109,7 @@ def scored(spec: PlantSpec, runs: Trajectories, rest: int, ended: NDArray[np.boo
     over = np.zeros((len(ended), runs.moves.shape[1]), bool)
     hot = np.zeros(len(ended))
     for g in spec.guardrails:
-        past = g.sign * (worst[g.name] - g.limit) > 0
+        past = g.margin(worst[g.name]) < 0
         if g.allowed_s:
             hot = np.maximum(hot, dt * _longest(past))
             past = past & (hot > g.allowed_s)[:, None]
