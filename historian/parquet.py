@@ -5,7 +5,7 @@
     FOLDER/samples/*.parquet  tag, ts, value (null where bad), quality, read (the number that came, bad or not)
 
 Times (`ts`) are int64 microseconds of plant time since the Unix epoch, or Parquet's own timestamps (UTC where they name no
-zone). Other programs may write such a folder; of the samples `tag`, `ts` and `value` are read. Values may be of any kind of
+zone). Other programs may write such a folder; of the samples `tag`, `ts` and `value` are needed. Values may be of any kind of
 number, truth values, or texts of numbers, decimal commas too; a text that is none (`Bad Input`) is a reading that is missing.
 Files in the order of time are read fastest: of the others every row group is looked at each time. Samples may be doubled or
 out of order; the last stands, files in the order of their names.
@@ -117,9 +117,9 @@ class ParquetHistory:
         rows = self._runs if kinds is None else self._runs.filter(pl.col("kind").is_in(list(kinds)))
         return rows.sort("start_ts", maintain_order=True)
 
-    def history(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
+    def readings(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
         """Samples in [start, end] as they lie in the files: tag, ts, value (null where bad or no number), and where values are
-        texts `text`, what stands where there is no number. Raises `HistorianError` where commas and points are mixed."""
+        texts `text`, what stands where there is no number; `read` where every file has it. Raises `HistorianError` where commas and points are mixed."""
         within = pl.col("ts").is_between(microseconds(start_s), microseconds(end_s))
         return self._read(within & pl.col("tag").is_in(list(tags)))
 
@@ -149,13 +149,14 @@ def _check(found: pl.Schema, name: str, where: str) -> None:
 
 
 def _scanned(files: Sequence[Path]) -> pl.LazyFrame:
-    """The samples of `files` one after another: tag, ts (int64), value (a number or a text)."""
-    kinds = {}
+    """The samples of `files` one after another: tag, ts (int64), value (a number or a text), and read where all have it."""
+    kinds, kept = {}, True
     for file in files:
         with _readable(str(file)):
             found = pl.scan_parquet(file).collect_schema()
         _check(found, "samples", str(file))
         kinds[file] = tuple(found[c] for c in _COLUMNS["samples"]), len(found)
+        kept &= found.get("read") == pl.Float64
     text = any(of[2] in (pl.String, pl.Categorical, pl.Enum) for of, _ in kinds.values())
     alike = len(set(kinds.values())) == 1
     parts = []
@@ -163,7 +164,8 @@ def _scanned(files: Sequence[Path]) -> pl.LazyFrame:
         frame = pl.scan_parquet(some, low_memory=True)
         kind = dict(zip(_COLUMNS["samples"], kinds[some[0]][0], strict=True))
         value = _values(kind["value"], text, some[0])
-        parts.append(frame.select(pl.col("tag").cast(pl.String), _times(kind, "ts", some[0]), value))
+        read = [pl.col("read")] if kept else []
+        parts.append(frame.select(pl.col("tag").cast(pl.String), _times(kind, "ts", some[0]), value, *read))
     return parts[0] if alike else pl.concat(parts)
 
 

@@ -161,7 +161,11 @@ def _of_tag(
     if share > expected + 1e-9:
         extra = f", {expected:.0%} of them because it is measured every {tag.period_s:g} s" if slow else ""
         severity = Severity.NOTE if share < expected + 0.5 * (1 - expected) else Severity.WARNING
-        fix = "Gaps are masked." if severity is Severity.NOTE else "Most of it is a gap: mend its connection."
+        fix = (
+            "Gaps are masked."
+            if severity is Severity.NOTE
+            else f"Most of it is a gap: mend its connection{_on_change(tag)}."
+        )
         found.append(Finding(severity, f"{tag.name} is missing in {share:.1%} of the samples{extra}", where, fix))
     return found
 
@@ -178,7 +182,12 @@ def _unread(spec: PlantSpec, tag: Tag, counts: Counts) -> Finding:
         return Finding(Severity.ERROR, f"{tag.name}: no reading in any run is a number, the first is {shown!r}", where,
                        "Export numbers, or take it out of the plant file.")  # fmt: skip
     return Finding(Severity.ERROR, f"{tag.name}: no reading in any run", where,
-                   "Record it, or take it out of the plant file.")  # fmt: skip
+                   f"Record it, or take it out of the plant file{_on_change(tag)}.")  # fmt: skip
+
+
+def _on_change(tag: Tag) -> str:
+    """What else may be done about gaps in what is thought to be stored at each scan."""
+    return ", or, if it is stored only when it changes, say `stamps: on_change`" if tag.scanned else ""
 
 
 def _range(spec: PlantSpec, tag: Tag, counts: Counts) -> list[Finding]:

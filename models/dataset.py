@@ -50,9 +50,10 @@ class Source(Protocol):
         """Runs, oldest first: kind, start_ts, end_ts (null while open)."""
         ...
 
-    def history(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
-        """Samples in [start, end]: tag, ts, value (null where bad), each tag's in the order they were stored in; and where
-        some are no numbers, `text`: what stands there instead, else null."""
+    def readings(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:
+        """Samples in [start, end]: tag, ts, value (null where bad), each tag's in the order they were stored in. Where it is
+        known, `read`: the number that was read, bad or not; and where some are no numbers, `text`: what stands there instead,
+        else null."""
         ...
 
     def before(self, tags: Sequence[str], start_s: float) -> pl.DataFrame:
@@ -131,7 +132,7 @@ def iter_runs(
     scanned = set(online) - held - {t.name for t in slow_tags}
     for blocks in _parts(_blocks(table, step, counts), instants):
         end = int(blocks[-1].grid[-1])
-        history = source.history(tags, (read_to + 1) / 1e6, end / 1e6)
+        history = source.readings(tags, (read_to + 1) / 1e6, end / 1e6)
         columns, refused = {}, {}
         for tag in tags:
             columns[tag], refused[tag] = _column(history, by_name[tag], carried.get(tag), counts)
@@ -276,25 +277,31 @@ def _column(history: pl.DataFrame, tag: Tag, carried: Column | None, counts: Cou
     rows = history.filter(history["tag"] == tag.name)
     if "text" in rows.columns and len(texts := rows.filter(rows["text"].is_not_null())):
         counts.note("text", tag.name, texts["ts"].to_numpy(), texts["text"].head(1).to_list())
-    ts, value = rows["ts"].to_numpy(), rows["value"].cast(float).fill_null(np.nan).to_numpy().copy()
+    ts, value = rows["ts"].to_numpy(), _numbers(rows["value"])
+    read = _numbers(rows["read"]) if "read" in rows.columns else value.copy()
     counts["not finite", tag.name] += int(np.isinf(value).sum())
     value[np.isinf(value)] = np.nan
     if len(ts) > 1 and (descents := int((ts < np.maximum.accumulate(ts)).sum())):
         counts["out of order", tag.name] += descents
         order = np.argsort(ts, kind="stable")
-        ts, value = ts[order], value[order]
+        ts, value, read = ts[order], value[order], read[order]
     last = np.append(np.diff(ts) > 0, True)[: len(ts)]
     counts["doubled", tag.name] += int((~last).sum())
     if not last.all():
-        ts, value = ts[last], value[last]
+        ts, value, read = ts[last], value[last], read[last]
     # How far a simulated plant goes in what it hides is not for an instrument's range to say; a fill value is.
     asked = tag.model_copy(update={"over_range": 1.0}) if tag.role is Role.HIDDEN else tag
-    far = np.isfinite(value) & ~believable(asked, value)
-    refused = ts[far], value[far]
+    far = np.isfinite(read) & ~believable(asked, read)
+    refused = ts[far], read[far]
     value[far] = np.nan
     if carried is not None:
         ts, value = np.concatenate([carried[0], ts]), np.concatenate([carried[1], value])
     return (ts, value), refused
+
+
+def _numbers(column: pl.Series) -> Array:
+    """A column as numbers, NaN where there is none."""
+    return column.cast(float).fill_null(np.nan).to_numpy().copy()
 
 
 def _tell(tag: str, block: _Block, column: Column, refused: Column, counts: Counts) -> None:

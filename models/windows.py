@@ -200,9 +200,8 @@ def known_stretch(runs: Sequence[Run]) -> int:
     """How many samples in a row every move is known in, after a first one, in the longest such stretch of `runs`."""
     longest = 0
     for run in runs:
-        known = np.isfinite(run.applied).all(1)
-        known[:1] = False  # what was in force before the first sample matters to nobody
-        edges = np.flatnonzero(np.diff([False, *known, False]))
+        known = np.isfinite(run.applied[1:]).all(axis=1)  # what was in force before the first sample matters to nobody
+        edges = np.flatnonzero(np.diff(known.astype(int), prepend=0, append=0))
         longest = max([longest, *(edges[1::2] - edges[::2])])
     return int(longest)
 

@@ -11,8 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from historian.parquet import ParquetHistory
+from historian import Historian
+from historian.parquet import ParquetHistory, export
 from plant.errors import HistorianError
+from plant.link import Quality, Value
+from plant.spec import load_spec
 
 T0 = 1_700_000_000
 US = 1_000_000
@@ -32,7 +35,7 @@ def written(folder: Path, values: Any, ts: Any = None, runs: dict[str, Any] | No
 
 
 def read(folder: Path) -> pl.DataFrame:
-    return ParquetHistory(folder).history(["Y"], T0 - 10, T0 + 200)
+    return ParquetHistory(folder).readings(["Y"], T0 - 10, T0 + 200)
 
 
 def refusal(work: Callable[[], object]) -> HistorianError:
@@ -103,7 +106,7 @@ def test_times_of_another_unit_are_named(tmp_path: Path, unit: str, factor: int,
 def test_times_from_zero_on_are_taken_as_they_are(tmp_path: Path) -> None:
     runs = {"kind": ["recorded"], "start_ts": [0], "end_ts": [3600 * US]}
     folder = written(tmp_path, [1.0, 2.0], [0, 3600 * US], runs)
-    assert ParquetHistory(folder).history(["Y"], 0, 3600)["value"].to_list() == [1.0, 2.0]
+    assert ParquetHistory(folder).readings(["Y"], 0, 3600)["value"].to_list() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
@@ -135,3 +138,16 @@ def test_a_torn_file_is_named(tmp_path: Path) -> None:
     written(tmp_path, [1.0, 2.0])
     (tmp_path / "samples" / "1.parquet").write_bytes(b"PAR1 and no more")
     assert "1.parquet" in refusal(lambda: ParquetHistory(tmp_path)).where
+
+
+def test_an_export_keeps_the_numbers_of_bad_readings(tmp_path: Path) -> None:
+    spec = load_spec("reactor_bare")
+    with Historian(tmp_path / "historian.db", spec.name) as store:
+        store.register(spec)
+        store.sample("T", Value(-9999.0, Quality.BAD, T0))
+        store.sample("T", Value(320.0, Quality.GOOD, T0 + 1))
+        store.add_runs("recorded", [(T0, T0 + 1)])
+        assert store.flush()
+        export(store, tmp_path / "history")
+    frame = ParquetHistory(tmp_path / "history").readings(["T"], T0, T0 + 1)
+    assert frame.select("value", "read").rows() == [(None, -9999.0), (320.0, 320.0)]

@@ -21,6 +21,7 @@ from models.data_check import DataReport, Severity, check_runs
 from models.dataset import load_runs
 from models.windows import Run
 from plant.errors import ModelError
+from plant.link import Quality
 from plant.spec import PlantSpec, Tag
 
 MODEL = ModelConfig(window=3, latent=4, encoder_width=8, predictor_width=8, head_width=8, horizon=4)
@@ -166,6 +167,23 @@ def test_incidents_may_leave_the_range_and_fill_values_are_told(spec: PlantSpec)
     report.refuse()
     assert [f.severity for f in report.findings] == [Severity.WARNING, Severity.NOTE]
     assert "40 readings of T are none: -9999 at 2023-11-14 22:46:50 is the first" in report.findings[0].what
+
+
+def test_readings_that_the_recorder_judged_bad_still_tell_their_unit(store: Historian, spec: PlantSpec):
+    """A live recording has judged them already: nothing of T is known, and the check says why."""
+    store.register(spec)
+    record(store)
+    rng = np.random.default_rng(1)
+    for i in range(12):
+        times: Any = T0 + 1000 * i + 2.0 * np.arange(40)
+        store.sample_block({"T": rng.normal(323, 5, 40)}, times, Quality.BAD)
+    assert store.flush()
+    counts = Counts()
+    runs = load_runs(store, spec, counts=counts)
+    assert all(np.isnan(r.measured).all() for r in runs)
+    error = refused(check_runs(spec, runs, MODEL, counts))
+    assert "T reads about 32" in error.what
+    assert "K instead of degC" in error.fix
 
 
 @pytest.mark.parametrize("more", [{"states": {0: "off", 1: "on"}}, {}])
