@@ -14,6 +14,7 @@ from controllers.contracts import Decision, Observation, Status, Targets
 from controllers.planning import qp
 from controllers.planning.config import PlannerConfig
 from controllers.planning.explained import contradiction
+from controllers.planning.levels import Levels
 from models.rivals.contract import Forecaster
 from plant.errors import ControlError
 
@@ -33,6 +34,7 @@ class LinearMpc:
 
     Limits and rates of the moves hold exactly, operator limits but where those of the spec alone break a guardrail less (RECOVERY);
     guardrails are soft, ranked by price, so that there is always an answer.
+    Discrete MVs are rounded step by step, what is left out carried on.
     Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples ahead.
     Disturbances are held at their last reading. A missing measurement is stood in for by the last one; a plant with none
     at all, or whose move in force is unknown, gets INFEASIBLE and its safe moves.
@@ -59,6 +61,7 @@ class LinearMpc:
             )
         self._low = _double([m.limits[0] for m in moves])
         self._span = _double([m.span for m in moves])
+        self._levels = Levels(moves)
         self._rate = _double([m.reach(self.spec.sample_time_s) for m in moves]) / self._span
         self._safe = (_double([m.safe for m in moves]) - self._low) / self._span
         low, high = (_double([v]) for v in self.config.effort_range or (0.0, 0.0))
@@ -121,8 +124,10 @@ class LinearMpc:
             moves = torch.where(sound[:, None, None], moves, self._safe)
             held = (gone & torch.isfinite(applied))[:, None]
             moves = torch.where(held, previous[:, None], moves)
-            plan = torch.where(held, applied[:, None], moves * self._span + self._low)
-            return self._decision(plan.numpy(), self._predict(moves), sound, beyond, began)
+            plan = moves * self._span + self._low
+            exact = torch.from_numpy(self._levels.exact(plan.numpy()))
+            plan = torch.where(held, applied[:, None], exact).numpy()
+            return self._decision(plan, self._predict(moves), sound, beyond, began)
 
     def _gains(self) -> Tensor:
         """d measurements / d scaled moves (horizon * n_measured x horizon * n_mv), the same wherever it is taken."""
@@ -206,7 +211,8 @@ class LinearMpc:
         p, a, least, most = (v.expand(batch, *v.shape) for v in (p, a * ours, least, most))
         x = qp.solve(p, q * ours, a, offset, least, most, _STEPS * c.iterations)
         moves = previous[:, None] + torch.nan_to_num(x).view(batch, h, m)
-        return _inside(moves, previous, low, high, rates)
+        moves = _inside(moves, previous, low, high, rates)
+        return self._levels.rounded(moves, previous, low, high, rates, carried=True) if self._levels else moves
 
     def _margins(self, predicted: Tensor) -> Tensor:
         """Of predictions (batch x horizon x n_measured), in scales (batch x horizon x n_guardrail)."""

@@ -153,9 +153,9 @@ class QuantileFilter(Filter):
 
     def _follow(self, reading: Array) -> None:
         c, g = self.config, self.guardrail
-        past = (g.sign * (g.limit - reading) < 0) * 1.0
+        past = (g.margin(reading) < 0) * 1.0
         for graver in self._graver:
-            past = past + _GRAVER * (graver.sign * (graver.limit - reading) < 0)
+            past = past + _GRAVER * (graver.margin(reading) < 0)
         self.back_off = np.clip(self.back_off + c.rise * (past - c.budget), c.least, c.most)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from controllers.baselines.linear_mpc import LinearMpc
 from controllers.contracts import Array, Controller, Decision, Observation, Status, Targets
 from controllers.planning.config import PlannerConfig
 from controllers.planning.forecast import ForecastMpc
@@ -134,6 +135,14 @@ def test_a_level_that_would_break_the_guardrail_is_not_taken(form: str) -> None:
     assert t.max() <= 37.0 + 0.1, "a twentieth more heat than the model knows, and noise"
     assert t[40:].mean() > 34.9, "and yet it is as near as heat allows"
     assert np.isin(moves, [0.0, 1.0]).all()
+
+
+def test_linear_mpc_makes_levels_too() -> None:
+    spec = heated()
+    t, moves, answers = loop(LinearMpc(arx(spec).model.forecaster, PlannerConfig(horizon=15, effort=0.0)), spec)
+    assert all(np.isin(d.plan, [0.0, 1.0]).all() for d in answers)
+    assert np.abs(t[30:] - 35.0).max() < 2.5
+    assert 0 < moves.mean() < 1
 
 
 def test_moves_that_cost_more_switch_less() -> None:
