@@ -137,9 +137,9 @@ def _attributes(
         yield Finding(Severity.ERROR, tag.name, f"{tag.node_id} is not a variable", "Point node_id at the variable.")
         return
     if kind is not None and kind not in NUMBERS:
-        yield Finding(
-            Severity.ERROR, tag.name, f"its data type is {kind.name}, not a number", "Point node_id at a number."
-        )
+        what = f"its data type is {kind.name}, not a number"
+        yield Finding(Severity.ERROR, tag.name, what, "Point node_id at a number.")
+        return
     levels = _access(attributes[ua.AttributeIds.AccessLevel], attributes[ua.AttributeIds.UserAccessLevel])
     if not levels & ua.AccessLevel.CurrentRead.mask:
         yield Finding(Severity.ERROR, tag.name, "may not be read by this user", "Grant read access on the server.")
@@ -197,7 +197,11 @@ def _present_value(spec: PlantSpec, tag: Tag, dv: ua.DataValue, now_s: float) ->
         yield Finding(Severity.WARNING, tag.name, f"its value is bad: {reason_of(status)}", "Look at the sensor.")
         return
     if isinstance(number, str):
-        yield Finding(Severity.WARNING, tag.name, f"its value is {number}", "Look at the sensor.")
+        value = dv.Value.Value if dv.Value is not None else None
+        usable = value is None or isinstance(value, float)  # nothing yet, or NaN: a number may come
+        severity = Severity.WARNING if usable else Severity.ERROR
+        fix = "Look at the sensor." if usable else "Point node_id at a single number."
+        yield Finding(severity, tag.name, f"its value is {number}", fix)
         return
     stamp = dv.SourceTimestamp or dv.ServerTimestamp
     time_s = now_s if stamp is None else to_seconds(stamp)

@@ -243,6 +243,11 @@ async def test_texts_and_arrays_are_bad_with_the_reason(plant: ForeignPlant, cap
         assert "not a number but String: '5.0'" in sample.values["T"].reason
         assert "an array of 2" in sample.values["P"].reason
         assert [r for r in caplog.records if "area21: P is not usable" in r.getMessage()]
+        refused = {f.tag: f.what for f in await check(link.spec) if f.severity is Severity.ERROR}
+        assert refused == {
+            "T": "its value is not a number but String: '5.0'",
+            "P": "its value is an array of 2, not a number",
+        }
 
 
 async def test_a_loop_an_operator_has_takes_no_moves(plant: ForeignPlant) -> None:
