@@ -98,7 +98,7 @@ class LoopConfig(_Strict):
     speed_tolerance: Share = 0.25
     speed_samples: Count = 10
     clock_step_s: Positive = 5.0
-    settle_samples: Count = 10
+    settle_samples: Count = 20
     stall_s: Positive = 5.0
 
     def deadline_s(self, sample_time_s: float, speed: float) -> float:

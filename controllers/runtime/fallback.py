@@ -103,7 +103,7 @@ class Fallback:
             self.active = cause not in NOT_OURS
             return
         # Where a local loop takes an MV it must have it now, and the others with it: the plant is given back as a whole.
-        away = self._away(readback) if not self._spec.regulatory.loops and cause not in UNSEEN else {}
+        away = self.away(readback) if not self._spec.regulatory.loops and cause not in UNSEEN else {}
         self.active = bool(away)
         if away:
             sample_s = self._spec.sample_time_s
@@ -114,7 +114,7 @@ class Fallback:
         if not self.active or self.ours:
             return
         self._samples_left -= 1
-        away = self._away(readback)
+        away = self.away(readback)
         self.left_at = {mv: v for mv, v in readback.items() if mv in away}
         self.active = bool(away) and self._samples_left > 0
 
@@ -122,7 +122,7 @@ class Fallback:
         """The plant is no longer ours to drive."""
         self.active = False
 
-    def _away(self, readback: Mapping[str, float]) -> dict[str, float]:
-        """How far each MV is from its goal, those that are not there."""
+    def away(self, readback: Mapping[str, float]) -> dict[str, float]:
+        """MVs that are not where they go, and how far they have to."""
         far = {mv: abs(readback.get(mv, math.nan) - goal) for mv, goal in self.goals.items()}
         return {mv: d for mv, d in far.items() if d > 1e-6 * self._moves[mv].span}

@@ -32,11 +32,13 @@ class Fault:
 @dataclass(frozen=True)
 class Inputs:
     """One sample after judgement. `values`: every online tag, the last good value while it may stand in, else NaN.
-    `missing`: samples in a row, by tag, without a reading that is believed; only tags that lack one are named."""
+    `missing`: samples in a row, by tag, without a reading that is believed; only tags that lack one are named.
+    `blind`: of the tags that are stamped at each scan none is believed, so that nothing tells whether the rest is old."""
 
     values: Mapping[str, float]
     faults: tuple[Fault, ...]
     missing: Mapping[str, int] = field(default_factory=dict)
+    blind: bool = False
 
     @property
     def disabling(self) -> tuple[Fault, ...]:
@@ -72,7 +74,9 @@ class InputQuality:
                 self._missing[tag.name] = self._missing.get(tag.name, 0) + 1
                 stand_in = self._missing[tag.name] <= self._config.hold_samples
                 values[tag.name] = self._good.get(tag.name, math.nan) if stand_in else math.nan
-        return Inputs(values, tuple(faults), dict(self._missing))
+        scanned = {t.name for t in self._spec.online if t.scanned}
+        blind = bool(scanned) and scanned <= {f.tag for f in faults}
+        return Inputs(values, tuple(faults), dict(self._missing), blind)
 
     def _fault(self, tag: Tag, value: Value, now_s: float) -> Fault | None:
         counts = self._counts[tag.name]

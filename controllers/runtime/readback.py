@@ -6,9 +6,13 @@ from collections.abc import Mapping
 
 from plant.spec import PlantSpec
 
+_SHARE = 0.1  # of a step: less is standing still
+_IN_VAIN = 3  # samples: one until the plant takes a move, one until it shows it
+
 
 class ReadbackCheck:
-    """Compares moves in force with those sent: each must be at the move sent, or on its way there at its rate.
+    """Compares moves in force with those sent: each must be at the move sent, or on its way there at its rate. An MV that never
+    moves at all is found by what it was asked for since, however small each step was.
 
     **Arguments:**
 
@@ -22,6 +26,8 @@ class ReadbackCheck:
         self.sent: dict[str, float] = {}
         self._start: dict[str, float] = {}
         self._time_s = 0.0
+        self._owed: dict[str, float] = {}
+        self._stands: dict[str, int] = {}
 
     def send(self, moves: Mapping[str, float], readback: Mapping[str, float], time_s: float) -> None:
         """Moves sent after the sample of plant time `time_s`, whose read-back they started from."""
@@ -30,6 +36,8 @@ class ReadbackCheck:
     def forget(self) -> None:
         """Nothing is expected any more."""
         self.sent = {}
+        self._owed.clear()
+        self._stands.clear()
 
     def slack(self, mv: str) -> float:
         """The difference that counts as none, in the MV's unit."""
@@ -46,4 +54,13 @@ class ReadbackCheck:
             slowest = min(start + reach, sent) if sent > start else max(start - reach, sent)
             if not min(slowest, sent) - slack <= now <= max(slowest, sent) + slack:
                 found[mv] = f"{mv} is {now:.4g} where {sent:.4g} was sent"
+            elif self._stuck(mv, sent - start, now - start):
+                found[mv] = f"{mv} stays at {now:.4g}, whatever is sent"
         return found
+
+    def _stuck(self, mv: str, asked: float, moved: float) -> bool:
+        """Asked to move for some samples, altogether by more than counts as none, and always in vain."""
+        in_vain = abs(asked) > 1e-9 * self._moves[mv].span and moved * asked < _SHARE * asked * asked
+        self._owed[mv] = self._owed.get(mv, 0.0) + abs(asked) if in_vain else 0.0
+        self._stands[mv] = self._stands.get(mv, 0) + 1 if in_vain else 0
+        return self._stands[mv] >= _IN_VAIN and self._owed[mv] > self.slack(mv)

@@ -212,6 +212,8 @@ class Supervisor:
         self.clamp.ramp(now)
         if o.sample.mode is PlantMode.LOCAL or o.sample.owned is False or (o.sample.mode is None and self._needs_grant):
             return {}
+        if o.standing or o.unsettled or o.inputs.blind:  # what may be old: if it lasts it sheds; nothing is done on it
+            return {}
         wanted, to_safety = self._wanted(o, now)
         mine = {mv: v for mv, v in wanted.items() if mv not in self.partial.dropped and mv not in self.partial.unable}
         if not mine or not all(math.isfinite(v) and math.isfinite(now[mv]) for mv, v in mine.items()):
@@ -225,7 +227,8 @@ class Supervisor:
         if self.mode is Mode.MANUAL:
             return self._by_hand, False
         if self.mode is Mode.SHED and self.fallback.active:
-            return self.fallback.goals, True
+            goals = self.fallback.goals
+            return {mv: goals[mv] for mv in self.fallback.away(now)}, True
         if self.mode is not Mode.AUTO:
             return {}, False
         if self._strayed.keys() - self.partial.dropped.keys():

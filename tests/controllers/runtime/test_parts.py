@@ -15,6 +15,7 @@ from controllers.runtime.answer import AnswerCheck
 from controllers.runtime.clamp import MoveClamp
 from controllers.runtime.config import ControllerConfig, LoopConfig, load_config
 from controllers.runtime.plant_time import Followed, PlantTime
+from controllers.runtime.readback import ReadbackCheck
 from controllers.runtime.records import without_nan
 from plant.clock import LockStepClock
 from plant.errors import ControlError, SpecError
@@ -149,3 +150,17 @@ def test_an_answer_may_leave_out_predictions_only_if_it_never_made_any(make_spec
 
 def test_records_have_no_nan():
     assert json.dumps(without_nan({"a": [math.nan, 1.0], "b": (math.inf,)}), allow_nan=False)
+
+
+def test_an_mv_that_never_moves_is_found_however_small_the_steps(make_spec):
+    check, time_s, now, found = ReadbackCheck(make_spec(), 0.02, 0.5), 0.0, 50.0, []
+    for _ in range(8):
+        check.send({"U": now + 0.5}, {"U": now}, time_s)
+        time_s += 4.0
+        found.append(check.strays({"U": now}, time_s))
+    assert [bool(f) for f in found] == [False] * 3 + [True] * 5
+    assert found[-1]["U"] == "U stays at 50, whatever is sent"
+    for _ in range(8):
+        check.send({"U": now + 0.5}, {"U": now}, time_s)
+        now, time_s = now + 0.4, time_s + 4.0
+        assert check.strays({"U": now}, time_s) == {}
