@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from controllers.contracts import Decision, Status
 from controllers.runtime.config import SupervisorConfig
 from controllers.runtime.observed import Observed
-from plant.link import PlantMode
 from plant.spec import Guardrail, PlantSpec
 
 CRITICAL_RANK = 1
@@ -35,11 +34,8 @@ def past_guardrails(spec: PlantSpec, o: Observed) -> list[tuple[Guardrail, str]]
     return found
 
 
-def plant_blockers(
-    spec: PlantSpec, config: SupervisorConfig, o: Observed, unable: Mapping[str, str], may_be_ours: bool
-) -> list[str]:
-    """Why the plant cannot be moved now, by whomever. `unable`: MVs that do not take moves; `may_be_ours`: REMOTE would be
-    because we asked for it."""
+def plant_blockers(spec: PlantSpec, config: SupervisorConfig, o: Observed, unable: Mapping[str, str]) -> list[str]:
+    """Why the plant cannot be moved now, by whomever. `unable`: MVs that do not take moves."""
     assert o.sample is not None
     if not spec.mvs:
         return ["the plant has no MVs: there is nothing to move"]
@@ -49,8 +45,6 @@ def plant_blockers(
     why += [text for mv, text in unable.items() if mv not in optional]
     if optional and all(mv in unable or not math.isfinite(v) for mv, v in now.items()):
         why.append("no MV takes our moves")
-    if o.sample.mode is PlantMode.REMOTE and not may_be_ours:
-        why.append("the plant is in REMOTE already: another controller holds it, wait until it lets go")
     why += [o.standing] if o.standing else []
     why += [o.unsettled] if o.unsettled else []
     if (

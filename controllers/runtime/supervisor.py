@@ -76,8 +76,10 @@ class Supervisor:
         o = self._last
         if o is None or o.sample is None or o.inputs is None:
             return [f"the plant does not answer: {o.link_error if o else 'nothing read yet'}"]
-        ours = self.holds_plant or self._owes
-        why = plant_blockers(self._spec, self._config, o, self.partial.unable, ours) + self.signs.blockers
+        why = plant_blockers(self._spec, self._config, o, self.partial.unable) + self.signs.blockers
+        if o.sample.mode is PlantMode.REMOTE and not self.holds_plant:
+            other = "the plant is in REMOTE already: another controller holds it, wait until it lets go"
+            why.append("the plant is just being given back" if self._owes else other)
         return why if mode is Mode.MANUAL else [*why, *plan_blockers(self._spec, self._config, o), *self.trust.blockers]
 
     def enter(self, mode: Mode, who: str, reason: str, time_s: float) -> None:
@@ -104,7 +106,9 @@ class Supervisor:
         """Give up AUTO or MANUAL now. Elsewhere nothing is held, and nothing happens."""
         if self.mode not in _ACTIVE:
             return
-        self.fallback.begin(cause, readbacks(self._spec, self._last) if self._last is not None else {})
+        o = self._last
+        blind = o is not None and o.inputs is not None and o.inputs.blind
+        self.fallback.begin(Cause.SCAN if blind else cause, readbacks(self._spec, o) if o is not None else {})
         self._owes = not self.fallback.ours and not self.fallback.active and cause is not Cause.OWNER
         automatic = self._config.return_to_auto == "automatic" and cause not in (
             Cause.OPERATOR,
