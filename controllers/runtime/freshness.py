@@ -64,6 +64,15 @@ class Repeats:
         self.counts, self.together = dict.fromkeys(self.limits, 0), 0
 
 
+def unwatched(spec: PlantSpec) -> str:
+    """Why nothing would tell that the plant's scan has died; '' where something does."""
+    alive = spec.handshake is not None and spec.handshake.alive is not None
+    noisy = [t for t in spec.online if log_chance_of_repeat(t) < _MUTE]
+    if alive or len(noisy) > 1 or any(t.scanned for t in spec.online):
+        return ""
+    return "nothing tells whether the plant's scan is alive: declare handshake.alive, tags with `stamps: scan`, or the noise of two tags"
+
+
 @dataclass(frozen=True)
 class Scan:
     """Why the readings of a sample are not new ones ('' when they are), and whether that has lasted."""

@@ -14,7 +14,7 @@ from controllers.runtime.alarms import Event, Severity
 from controllers.runtime.answer import AnswerCheck
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.figures import Figures
-from controllers.runtime.freshness import Freshness, Repeats, Scan
+from controllers.runtime.freshness import Freshness, Repeats, Scan, unwatched
 from controllers.runtime.memory import Memory, remembered, restore
 from controllers.runtime.observed import Cause, Observed
 from controllers.runtime.plant_access import PlantAccess
@@ -68,7 +68,7 @@ class ControlLoop:
     ) -> None:
         self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
         self._recorder = Recorder(spec, historian, self._historian_trouble)
-        self.supervisor = Supervisor(spec, config, self._recorder.event, doubts)
+        self.supervisor = Supervisor(spec, config, self._recorder.event, [*doubts, *filter(None, [unwatched(spec)])])
         self.targets = TargetBoard(spec, config.preview)
         self.figures = Figures()
         self.changed = asyncio.Event()

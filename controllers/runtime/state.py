@@ -69,9 +69,7 @@ class ControllerState:
 
 def margins_of(spec: PlantSpec, inputs: Inputs | None, decision: Decision | None) -> dict[str, Margin]:
     """Margins by guardrail: those of the spec, and any others the controller plans with."""
-    now = {
-        g.name: g.sign * (g.limit - inputs.values.get(g.tag, math.nan)) if inputs else math.nan for g in spec.guardrails
-    }
+    now = {g.name: g.margin(inputs.values.get(g.tag, math.nan)) if inputs else math.nan for g in spec.guardrails}
     worst: dict[str, float] = {}
     calibrated: dict[str, float] = {}
     if decision is not None:

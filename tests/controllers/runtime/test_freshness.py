@@ -10,7 +10,7 @@ import pytest
 
 from controllers.contracts import Mode
 from controllers.runtime.config import QualityConfig
-from controllers.runtime.freshness import Freshness, Repeats, log_chance_of_repeat
+from controllers.runtime.freshness import Freshness, Repeats, log_chance_of_repeat, unwatched
 from plant.link import Quality, Receipt, Sample, Value
 
 
@@ -52,6 +52,17 @@ def test_a_scan_that_stands_is_named(make_spec):
     assert not fresh.judge(1, 4.0).lasting
     assert fresh.judge(2, 8.0).lasting
     assert "newer than 8 s" in fresh.judge(2, 8.0).standing
+
+
+async def test_a_plant_whose_scan_nothing_watches_is_doubted(make_rig, make_spec):
+    tags = [t.model_dump() | {"noise": 0.0, "stamps": "on_change"} for t in make_spec().tags]
+    handshake = make_spec().handshake.model_dump() | {"alive": None}
+    assert unwatched(make_spec(tags=tags)) == ""
+    rig = await make_rig(spec=make_spec(tags=tags, handshake=handshake))
+    await rig.cycle(3)
+    assert "nothing tells whether the plant's scan is alive" in await rig.loop.set_mode("AUTO", "ann")
+    assert rig.loop.override("ann", "a clean simulator") == ""
+    assert await rig.loop.set_mode("AUTO", "ann") == ""
 
 
 async def shed_without_a_move(rig, text: str, samples: int) -> None:
