@@ -39,11 +39,12 @@ class Repeats:
         self.counts = dict.fromkeys(self.limits, 0)
         self.together = 0
         """Reads in a row in which every noisy tag read what it had read before."""
+        self.restamped = False
+        """Whether each of them was said to be a new reading."""
 
     def follow(self, sample: Sample) -> None:
         """Take note of a sample."""
-        equal, chance = 0, 0.0
-        moved = False
+        equal, chance, moved, restamped = 0, 0.0, False, True
         for tag in self._noisy:
             last, value = self._last.get(tag.name), sample.values.get(tag.name)
             if value is None or value.quality is Quality.BAD:
@@ -55,8 +56,10 @@ class Repeats:
                 self.counts[tag.name] = self.counts[tag.name] + 1 if same else 0
             if tag.name in self._chances:
                 equal, chance, moved = equal + same, chance + self._chances[tag.name], moved or not same
+                restamped &= last is not None and value.time_s != last.time_s
         # One tag alone may be a coarse one that nobody declared; several are not.
         self.together = self.together + 1 if equal > 1 and not moved and chance <= _CHANCE else 0
+        self.restamped = restamped
 
     def forget(self) -> None:
         """Nothing was read before."""
@@ -86,6 +89,8 @@ class Freshness:
 
     def __init__(self, spec: PlantSpec, config: QualityConfig, repeats: Repeats) -> None:
         self._limit, self._repeats = config.scan_samples, repeats
+        # Where two scans lie between two reads, values that are stamped anew and are the same are no late scan.
+        self._limit_restamped = 1 if spec.sample_time_s >= 2 * spec.scan_time_s else config.scan_samples
         self._noisy = len(repeats.counts)
 
     def judge(self, standing: int, age_s: float) -> Scan:
@@ -94,5 +99,5 @@ class Freshness:
             return Scan(f"no reading is newer than {age_s:.0f} s, every source time stands", standing >= self._limit)
         if together := self._repeats.together:
             text = f"all {self._noisy} noisy readings stand still since {together} reads, their source times run on"
-            return Scan(text, together >= self._limit)
+            return Scan(text, together >= (self._limit_restamped if self._repeats.restamped else self._limit))
         return Scan()
