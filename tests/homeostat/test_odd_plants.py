@@ -212,3 +212,23 @@ def test_another_unit_makes_the_same_model(factor: float, tmp_path: Path) -> Non
     )  # fmt: skip
     for name, value in one.checkpoint.facts["diagnostics"].items():
         assert two.checkpoint.facts["diagnostics"][name] == pytest.approx(value, rel=2e-2, abs=2e-3), name
+
+
+@pytest.mark.parametrize("known", [1, 5])
+def test_a_measurement_that_is_hardly_ever_there_does_not_break_the_end(known: int, tmp_path: Path) -> None:
+    """An analyser known in a few of the runs: held-out ones may never show it."""
+    analyser = {"name": "AT", "role": "AUX", "range": (0.0, 10.0), "nominal": 5.0}
+    spec = tank(tags=[*roles("CV", "DV", "MV"), analyser])
+    rng = np.random.default_rng(3)
+    with Historian(tmp_path / "historian.db", spec.name) as store:
+        record(store, tank())
+        store.register(spec)
+        for i in range(12):
+            times: Any = T0 + 1000 * i + 2.0 * np.arange(60)
+            there = (i < known) & (np.arange(60) % 12 == 0)
+            store.sample_block({"AT": np.where(there, rng.uniform(4, 6, 60), np.nan)}, times)
+        assert store.flush()
+        train(spec, store, tmp_path / "model")
+    back = load(tmp_path / "model", spec)
+    assert back.surprise is not None
+    assert np.isfinite(back.surprise.limits).all()
