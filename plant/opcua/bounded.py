@@ -13,8 +13,9 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextvars import ContextVar
+from pathlib import Path
 from urllib.parse import urlparse
 
 from asyncua import Server, ua
@@ -25,6 +26,7 @@ from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
 
 from plant.errors import LinkError
+from plant.opcua.session import Service
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ HELLO_S = 5.0  # from connecting to an activated session; a client on the slowes
 MAX_MESSAGE = 2**20  # bytes of one request: 10,000 values to write are half of it
 MAX_CHUNK = 2**16 - 1  # bytes of one chunk: what asyncua's clients ask for
 MAX_PENDING = 100  # requests of one connection that wait; a client that awaits its answers has one or two
+MAX_OPERATIONS = 2000  # nodes of one request, as the server declares it: half a message of long node ids
+MAX_SUBSCRIPTIONS = 4 * MAX_CONNECTIONS
+MAX_QUEUE = 1000  # changes kept for one monitored item: a minute of scans at 20 a second
 MAX_TEXT = 500  # characters of a text from a client: a name, a reason
 _NAME = 64  # characters of a session's name that are kept
 
@@ -76,13 +81,37 @@ class _Session(InternalSession):
         self._given = "".join(c for c in str(params.SessionName or "") if c.isprintable())[:_NAME]
         return await super().create_session(params, sockname)
 
+    async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
+        self._bound(params.NodesToRead)
+        return await super().read(params)
+
+    async def browse(self, params: ua.BrowseParameters) -> list[ua.BrowseResult]:
+        self._bound(params.NodesToBrowse)
+        return await super().browse(params)
+
+    async def translate_browsepaths_to_nodeids(self, params: list[ua.BrowsePath]) -> list[ua.BrowsePathResult]:
+        self._bound(params)
+        return await super().translate_browsepaths_to_nodeids(params)
+
+    async def create_monitored_items(
+        self, params: ua.CreateMonitoredItemsParameters
+    ) -> list[ua.MonitoredItemCreateResult]:
+        self._bound(params.ItemsToCreate)
+        return await super().create_monitored_items(params)
+
     async def write(self, params: ua.WriteParameters) -> list[ua.StatusCode]:
+        self._bound(params.NodesToWrite)
         with self._calling():
             return await super().write(params)
 
     async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
+        self._bound(params)
         with self._calling():
             return await super().call(params)
+
+    def _bound(self, operations: Sized) -> None:
+        if len(operations) > MAX_OPERATIONS:
+            raise ua.UaStatusCodeError(ua.StatusCodes.BadTooManyOperations)
 
     async def close_session(self, delete_subs: bool = True) -> None:
         await super().close_session(delete_subs)
@@ -107,6 +136,8 @@ class _InternalServer(InternalServer):
         self.max_connections = MAX_CONNECTIONS
         self.max_pending_activation_seconds = HELLO_S
         self.max_pending_messages_per_connection = MAX_PENDING
+        self.max_subscriptions = MAX_SUBSCRIPTIONS
+        self.max_monitored_item_queue_size = MAX_QUEUE
         self.allow_remote_admin = False
         self.supported_tokens = (ua.AnonymousIdentityToken,)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -182,6 +213,11 @@ class BoundedServer(Server):
         self.limits.max_recv_buffer = self.limits.max_send_buffer = MAX_CHUNK
         self.limits.max_message_size = MAX_MESSAGE
         self.limits.max_chunk_count = 2 + MAX_MESSAGE // MAX_CHUNK
+
+    async def init(self, shelf_file: Path | None = None) -> None:
+        await super().init(shelf_file)
+        for service in Service:
+            await self.get_node(service.node).write_value(ua.Variant(MAX_OPERATIONS, ua.VariantType.UInt32))
 
     async def start(self) -> None:
         assert self.socket_address is not None

@@ -42,7 +42,7 @@ _TOO_MUCH = (
 _GENERATIONS = 20  # no data type is further from its built-in one
 
 
-class _Service(StrEnum):
+class Service(StrEnum):
     """Services that take many operations at once; the value is the name of the server's limit (Part 5, 6.3.11)."""
 
     READ = "MaxNodesPerRead"
@@ -77,7 +77,7 @@ class Session:
 
     def __init__(self, client: _Client, endpoint: str) -> None:
         self._client, self._endpoint = client, endpoint
-        self._limits: dict[_Service, int] = {}
+        self._limits: dict[Service, int] = {}
         self.lost = asyncio.Event()
 
     @property
@@ -128,7 +128,7 @@ class Session:
             both = ua.TimestampsToReturn.Both
             return await self._client.uaclient.read(ua.ReadParameters(TimestampsToReturn=both, NodesToRead=nodes))
 
-        return await self._in_parts(_Service.READ, wanted, ask)
+        return await self._in_parts(Service.READ, wanted, ask)
 
     async def write(self, values: Sequence[tuple[ua.NodeId, ua.Variant]]) -> list[ua.StatusCode]:
         """Write values, in as few requests as the server takes; one status code each, in order."""
@@ -138,7 +138,7 @@ class Session:
             data = [ua.DataValue(value, StatusCode=None) for _, value in part]
             return await self._client.uaclient.write_attributes([node for node, _ in part], data)
 
-        return await self._in_parts(_Service.WRITE, values, ask)
+        return await self._in_parts(Service.WRITE, values, ask)
 
     async def namespaces(self) -> list[str]:
         """The server's NamespaceArray now: the index of each URI is its place."""
@@ -193,9 +193,7 @@ class Session:
             for parent in parents
             for name in names
         ]
-        results = await self._in_parts(
-            _Service.TRANSLATE, paths, self._client.uaclient.translate_browsepaths_to_nodeids
-        )
+        results = await self._in_parts(Service.TRANSLATE, paths, self._client.uaclient.translate_browsepaths_to_nodeids)
         return [r.Targets[0].TargetId if r.StatusCode.is_good() and r.Targets else None for r in results]
 
     async def changes(
@@ -265,7 +263,7 @@ class Session:
 
         for attempt in (every_sample, None):  # some servers know no filter
             wanted = [_item(node, handle, attempt) for handle, (_, node) in enumerate(nodes)]
-            results = await self._in_parts(_Service.MONITOR, wanted, ask)
+            results = await self._in_parts(Service.MONITOR, wanted, ask)
             bad = {
                 name: r.StatusCode for (name, _), r in zip(nodes, results, strict=True) if not r.StatusCode.is_good()
             }
@@ -279,7 +277,7 @@ class Session:
                         ua.DeleteMonitoredItemsParameters(SubscriptionId=subscription, MonitoredItemIds=list(part))
                     )
 
-                await self._in_parts(_Service.MONITOR, done, delete)
+                await self._in_parts(Service.MONITOR, done, delete)
         listed = ", ".join(f"{name} ({status.name})" for name, status in bad.items())
         raise LinkError(f"cannot subscribe to {listed}", self._endpoint, "Run `homeostat check` on the plant file.")
 
@@ -299,12 +297,12 @@ class Session:
 
     async def _learn_limits(self) -> None:
         """What the server says it takes at once; 0, or no such node, is no limit (Part 5, 6.3.11)."""
-        for service, answer in zip(_Service, await self.read([s.node for s in _Service]), strict=True):
+        for service, answer in zip(Service, await self.read([s.node for s in Service]), strict=True):
             limit = good(answer)
             self._limits[service] = limit if isinstance(limit, int) and limit > 0 else 0
 
     async def _in_parts(
-        self, service: _Service, items: Sequence[A], ask: Callable[[Sequence[A]], Awaitable[Sequence[T]]]
+        self, service: Service, items: Sequence[A], ask: Callable[[Sequence[A]], Awaitable[Sequence[T]]]
     ) -> list[T]:
         """All results of `ask`, in order, asked for in parts the server takes."""
         results: list[T] = []

@@ -14,6 +14,7 @@ from asyncua import Client, ua
 
 from plant.opcua import bounded
 from plant.opcua.bounded import BoundedServer, caller
+from plant.opcua.session import Session
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -113,3 +114,13 @@ async def test_a_long_session_name_is_cut_and_the_server_itself_has_none(server:
     assert len(label) < 150
     assert "\n" not in label
     assert caller() == ""
+
+
+async def test_a_request_for_too_many_nodes_is_refused_and_a_link_asks_for_fewer(server: BoundedServer) -> None:
+    many = [ua.NodeId(ua.ObjectIds.Server_ServerStatus_State)] * (bounded.MAX_OPERATIONS + 1)
+    async with Client(server.url) as client:
+        with pytest.raises(ua.uaerrors.BadTooManyOperations):
+            await client.uaclient.read(ua.ReadParameters(NodesToRead=[ua.ReadValueId(NodeId=n) for n in many]))
+    session = await Session.open(server.url, 5.0)
+    assert len(await session.read(many)) == len(many)
+    await session.close()
