@@ -17,7 +17,7 @@ from plant.errors import ControlError, SpecError
 from plant.spec import Move, PlantSpec, Tag
 
 Array = NDArray[np.float64]
-_STEP = 0.1  # of the limits, where the plant's file says nothing
+_STEP = 0.1  # of the limits (of `excitation` where the plant's file has one), where it says nothing of a step
 _HOLD_SAMPLES = 4  # a sample is usually chosen as a tenth or so of the settling time, and a hold is a third of it
 _HOLDS = 40  # of each MV, where nobody says how long
 _LONGEST = 3  # holds that one level lasts at most
@@ -84,7 +84,7 @@ class TestPlan:
 
 
 def mv_tests(spec: PlantSpec, settling_s: Mapping[str, float] | None = None) -> tuple[MvTest, ...]:
-    """Every MV's test: what its `move.test` says; else a tenth of its limits, and a third of the settling time of `settling_s`
+    """Every MV's test: what its `move.test` says; else a tenth of where it may be excited, and a third of the settling time of `settling_s`
     (plant seconds, by MV), or four samples where nobody knows it."""
     settling_s = settling_s or {}
     made = []
@@ -94,7 +94,7 @@ def mv_tests(spec: PlantSpec, settling_s: Mapping[str, float] | None = None) -> 
         hold_s = move.test.hold_s or third or _HOLD_SAMPLES * spec.sample_time_s
         made.append(
             MvTest(
-                tag.name, move.test.step or _STEP * move.span, max(hold_s, spec.sample_time_s),
+                tag.name, move.test.step or _STEP * (move.excited[1] - move.excited[0]), max(hold_s, spec.sample_time_s),
                 move.test.hold_s is not None or third is not None, move.discrete,
             )
         )  # fmt: skip

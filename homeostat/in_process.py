@@ -17,14 +17,15 @@ from simulators.plant import SimulatedPlant
 class InProcessLink:
     """One simulated plant as a `Link`: scans of `spec.scan_time_s` until the clock's plant time, at each call.
 
-    `worst` keeps for each guardrail's tag the true value nearest to its limit, or farthest past it, at the ends of all scans.
+    `worst` keeps for each guardrail whose tag the simulator puts out the true value nearest to its limit, or farthest past it, at
+    the ends of all scans since the start or since `forget`.
     """
 
     def __init__(self, spec: PlantSpec, plant: SimulatedPlant, clock: Clock) -> None:
         self.spec, self.plant, self._clock = spec, plant, clock
         self.layer = RegulatoryLayer(spec, 1, {t.name: plant.moves[:, i] for i, t in enumerate(spec.mvs)})
         self._start_s, self._scans = clock.plant_time(), 0
-        self.worst = {g.name: -np.inf * g.sign for g in spec.guardrails}
+        self.worst: dict[str, float] = {}
         self._see()
 
     @property
@@ -63,6 +64,11 @@ class InProcessLink:
     async def close(self) -> None:
         """Nothing to close."""
 
+    def forget(self) -> None:
+        """Begin `worst` anew."""
+        self.worst = {}
+        self._see()
+
     def _live(self) -> None:
         while self._start_s + (self._scans + 1) * self.spec.scan_time_s <= self._clock.plant_time() + 1e-6:
             outputs = self.layer.scan(self.plant.measure(), self.spec.scan_time_s, 0.0)
@@ -74,4 +80,5 @@ class InProcessLink:
         true = self.plant.true_outputs()
         for g in self.spec.guardrails:
             if g.tag in true:
-                self.worst[g.name] = g.sign * max(g.sign * self.worst[g.name], g.sign * float(true[g.tag][0]))
+                now = float(true[g.tag][0])
+                self.worst[g.name] = g.sign * max(g.sign * self.worst.get(g.name, now), g.sign * now)

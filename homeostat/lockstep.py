@@ -3,6 +3,8 @@ regulatory layer. What comes out goes to the historian exactly as a recorder wou
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homeostat.excitation import Excitation
+from homeostat.identification import TestPlan, move_of
+from homeostat.in_process import InProcessLink
+from homeostat.visit import Visit, visit
+from plant.clock import Clock, LockStepClock
 from plant.errors import ControlError, SpecError
+from plant.handshake import SIMULATED
 from plant.link import PlantMode
 from plant.regulatory import RegulatoryLayer
 from plant.spec import PlantSpec, Role
@@ -19,6 +26,7 @@ from simulators.plant import SimulatedPlant
 from simulators.scenario import Scenario, load_scenario
 
 Array = NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,22 @@ def incident_run(spec: PlantSpec, batch: int, samples: int, seed: int) -> Record
 
 
 def excited(spec: PlantSpec, scenario: Scenario, batch: int, seed: int, noise: float = 1.0) -> SimulatedPlant:
-    """The plants of a recording in `scenario`, moves spread around the usual ones; `noise` scales their sensors'."""
+    """The plants of a recording in `scenario`, moves spread around the usual ones as far as plants can stand there; `noise`
+    scales their sensors'."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
-    low, high = np.array([t.move.excited for t in spec.mvs if t.move]).T
+    low, high = np.array([move_of(t).excited for t in spec.mvs]).reshape(-1, 2).T
     usual = np.array([t.nominal for t in spec.mvs])
-    moves = np.clip(rng.normal(usual - 0.1 * (high - low), 0.15 * (high - low), (batch, len(usual))), low, high)
-    return SimulatedPlant(spec, seed, batch, Drawn(scenario), noise, moves=moves)
+    away = 0.15 * (high - low) * rng.standard_normal((batch, len(usual)))
+    for share in (1.0, 0.7, 0.5, 0.25):
+        moves = np.clip(usual + share * away, low, high)
+        for i, tag in enumerate(spec.mvs):
+            if levels := move_of(tag).discrete:
+                moves[:, i] = np.array(levels)[np.abs(moves[:, i, None] - np.array(levels)).argmin(1)]
+        try:
+            return SimulatedPlant(spec, seed, batch, Drawn(scenario), noise, moves=moves)
+        except SpecError as e:  # one of them has no steady state there; what else is wrong is met again below
+            log.info("%s: starts nearer to the usual moves, for %s", spec.name, e.what)
+    return SimulatedPlant(spec, seed, batch, Drawn(scenario), noise)
 
 
 def record(
@@ -187,6 +205,45 @@ def rehearse(spec: PlantSpec, scenario: Scenario, seed: int, noise: float = 1.0)
         np.array(times), series["values"] | hidden, series["true"], series["set_points"], faults,
         _spans(times, tripped), plant.reason(0), plant.facts(),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GuestRun:
+    """A visit in lock-step: how it ended, and the least true margin to each guardrail from its begin on (the tag's unit, < 0
+    past it), also while the plant was followed afterwards."""
+
+    visit: Visit
+    margins: dict[str, float]
+
+
+def guest_run(
+    spec: PlantSpec,
+    plan: TestPlan,
+    scenario: Scenario,
+    seed: int,
+    *,
+    before_s: float = 0.0,
+    after_s: float = 0.0,
+    go_on: bool = False,
+    make: Callable[[PlantSpec, SimulatedPlant, Clock], InProcessLink] = InProcessLink,
+) -> GuestRun:
+    """One identification test on one simulated plant, by the same code as on a live one: after `before_s` plant seconds in the
+    hands of its own layer, and followed for `after_s` when it is over. `make`: the link to it."""
+    clock = LockStepClock(1e9)  # any date
+    spec = spec.model_copy(update={"handshake": spec.handshake or SIMULATED})
+    link = make(spec, SimulatedPlant(spec, seed, conditions=Drawn(scenario)), clock)
+
+    async def whole() -> Visit:
+        await clock.sleep_until(clock.plant_time() + before_s)
+        await link.read()
+        link.forget()
+        ended = await visit(spec, link, clock, plan, asyncio.Event(), go_on=go_on)
+        await clock.sleep_until(clock.plant_time() + after_s)
+        await link.read()
+        return ended
+
+    ended = asyncio.run(whole())
+    return GuestRun(ended, {g.name: g.margin(link.worst[g.name]) for g in spec.guardrails if g.name in link.worst})
 
 
 def _spans(times: list[float], on: list[bool]) -> list[tuple[float, float]]:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from historian import Historian
 from homeostat.guest import Guest, tolerance
-from homeostat.identification import Form, TestPlan, plan_test
+from homeostat.identification import Form, plan_test
 from homeostat.in_process import InProcessLink
 from homeostat.live import excite_live
-from homeostat.visit import Visit, unguarded, visit
-from plant.clock import LockStepClock, ScaledClock
+from homeostat.lockstep import guest_run
+from homeostat.visit import Visit, unguarded
+from plant.clock import ScaledClock
 from plant.errors import ControlError
 from plant.link import PlantMode, Quality, Receipt
 from plant.opcua.server import PlantServer
 from plant.spec import PlantSpec, load_spec
 from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
-from simulators.scenario import load_scenario
+from simulators.scenario import STEADY, load_scenario
 from tests.simulators.plug_in import PLANT, installed, plant_file
 
 BASIN = """
@@ -40,7 +42,6 @@ class Basin(Simulator):
     def outputs(self, x, u, d, p, xp):
         return (x[0],)
 """
-LIMITS = {"high": (60.0, None), "low": (None, 35.0)}
 
 
 @pytest.fixture
@@ -63,29 +64,6 @@ def basin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan
     return made
 
 
-def visited(
-    spec: PlantSpec, scenario: str, seed: int, *, before_s: float = 0.0, after_s: float = 0.0, go_on: bool = False, **plan: object
-) -> tuple[Visit, InProcessLink, TestPlan]:  # fmt: skip
-    """A whole visit in lock-step, `before_s` after the start; the plant is then followed for `after_s`."""
-    plant = SimulatedPlant(spec, seed, conditions=Drawn(load_scenario(scenario, spec)))
-    clock = LockStepClock(1e9)
-    link = InProcessLink(spec, plant, clock)
-    test = plan_test(spec, seed=seed, **plan)  # type: ignore[arg-type]
-
-    async def whole() -> Visit:
-        await clock.sleep_until(1e9 + before_s)
-        ended = await visit(spec, link, clock, test, asyncio.Event(), go_on=go_on)
-        await clock.sleep_until(clock.plant_time() + after_s)
-        await link.read()
-        return ended
-
-    return asyncio.run(whole()), link, test
-
-
-def past(link: InProcessLink) -> list[str]:
-    return [g.name for g in link.spec.guardrails if g.name in link.worst and g.margin(link.worst[g.name]) < 0]
-
-
 def off(spec: PlantSpec, ended: Visit) -> float:
     """How far from where it was the worst MV was left, in its tolerance."""
     return max(abs(b - a) / tolerance(spec.tag(mv)) for mv, (a, b) in ended.restored.items())
@@ -96,8 +74,9 @@ def test_a_level_that_goes_on_after_the_turn_stays_inside(basin: Callable[..., P
     """A step of the default size takes it past the limit in minutes, and nobody said how slow it is."""
     spec, turned = basin(lag_s), 0
     for seed in range(3):
-        ended, link, _ = visited(spec, "steady", seed, after_s=5000.0)
-        assert past(link) == []
+        run = guest_run(spec, plan_test(spec, seed=seed), STEADY, seed, after_s=5000.0)
+        ended = run.visit
+        assert min(run.margins.values()) > 0
         assert off(spec, ended) <= 1.0
         assert ended.failed == (ended.turns > 0)
         turned += ended.turns
@@ -106,52 +85,59 @@ def test_a_level_that_goes_on_after_the_turn_stays_inside(basin: Callable[..., P
 
 def test_it_goes_on_with_smaller_steps_where_it_is_asked_to() -> None:
     spec = load_spec("reactor")
-    ended, link, test = visited(spec, "day", 1, before_s=600.0, go_on=True)
-    assert not ended.failed, ended.reason
-    assert ended.turns > 0
-    assert past(link) == []
-    assert off(spec, ended) <= 1.0
-    assert link._clock.plant_time() - 1e9 > test.duration_s
-    assert link.layer.mode is PlantMode.LOCAL
+    run = guest_run(spec, plan_test(spec, seed=1), load_scenario("day", spec), 1, before_s=600.0, go_on=True)
+    assert not run.visit.failed, run.visit.reason
+    assert run.visit.turns > 0
+    assert min(run.margins.values()) > 0
+    assert off(spec, run.visit) <= 1.0
 
 
 def test_a_plant_near_its_test_limit_is_left_alone(basin: Callable[..., PlantSpec]) -> None:
     spec = basin(30.0)
     near = tuple(g.model_copy(update={"test_limit": 49.0}) if g.name == "high" else g for g in spec.guardrails)
-    ended, link, _ = visited(spec.model_copy(update={"guardrails": near}), "steady", 1)
+    spec, links = spec.model_copy(update={"guardrails": near}), []
+    ended = guest_run(spec, plan_test(spec, seed=1), STEADY, 1, make=noting(links)).visit
     assert ended.failed
     assert "test limit 49 % of high before anything was moved" in ended.reason
-    assert link.layer.outputs[0, 0] == 50.0
+    assert set(links[0].moves) <= {50.0}
+    assert links[0].layer.mode is PlantMode.LOCAL
+
+
+class Noting(InProcessLink):
+    """Keeps the moves of IN; refuses those above `refused_above`."""
+
+    refused_above = np.inf
+
+    def __init__(self, *how: Any) -> None:
+        super().__init__(*how)
+        self.moves: list[float] = []
+
+    async def write(self, moves: Mapping[str, float]) -> Receipt:
+        self.moves.append(moves["IN"])
+        if moves["IN"] > self.refused_above:
+            return Receipt({"IN": "outside the operator's limits"})
+        return await super().write(moves)
+
+
+def noting(made: list[Noting], refused_above: float = np.inf) -> Callable[..., InProcessLink]:
+    def make(*how: Any) -> InProcessLink:
+        made.append(Noting(*how))
+        made[-1].refused_above = refused_above
+        return made[-1]
+
+    return make
 
 
 def test_a_discrete_mv_visits_its_levels(basin: Callable[..., PlantSpec]) -> None:
-    spec = basin(30.0, levels=[0, 45, 50, 55, 100])
-    seen: set[float] = set()
-
-    class Seen(InProcessLink):
-        async def write(self, moves):
-            seen.update(moves.values())
-            return await super().write(moves)
-
-    plant, clock = SimulatedPlant(spec, 3, conditions=Drawn(load_scenario("steady", spec))), LockStepClock(1e9)
-    plan = plan_test(spec, seed=3, hours=0.5)
-    ended = asyncio.run(visit(spec, Seen(spec, plant, clock), clock, plan, asyncio.Event(), go_on=True))
-    assert seen == {45.0, 50.0, 55.0}, "its neighbours, and nothing between"
-    assert off(spec, ended) <= 1.0
+    spec, links = basin(30.0, levels=[0, 45, 50, 55, 100]), []
+    run = guest_run(spec, plan_test(spec, seed=3, hours=0.5), STEADY, 3, go_on=True, make=noting(links))
+    assert set(links[0].moves) == {45.0, 50.0, 55.0}, "its neighbours, and nothing between"
+    assert off(spec, run.visit) <= 1.0
 
 
 def test_refused_moves_end_it(basin: Callable[..., PlantSpec]) -> None:
-    spec = basin(30.0)
-
-    class Refusing(InProcessLink):
-        async def write(self, moves):
-            if moves["IN"] > 51.0:
-                return Receipt({"IN": "outside the operator's limits"})
-            return await super().write(moves)
-
-    plant, clock = SimulatedPlant(spec, 3, conditions=Drawn(load_scenario("steady", spec))), LockStepClock(1e9)
-    link = Refusing(spec, plant, clock)
-    ended = asyncio.run(visit(spec, link, clock, plan_test(spec, seed=3), asyncio.Event()))
+    spec, links = basin(30.0), []
+    ended = guest_run(spec, plan_test(spec, seed=3), STEADY, 3, make=noting(links, refused_above=51.0)).visit
     assert ended.failed
     assert ended.reason == "moves were refused: outside the operator's limits"
     assert off(spec, ended) <= 1.0
@@ -159,24 +145,15 @@ def test_refused_moves_end_it(basin: Callable[..., PlantSpec]) -> None:
 
 @pytest.mark.parametrize("form", list(Form))
 def test_every_form_stays_within_a_step_of_where_it_stood(basin: Callable[..., PlantSpec], form: Form) -> None:
-    spec = basin(30.0, test={"step": 2.0, "hold_s": 30.0})
-    moves: list[float] = []
-
-    class Seen(InProcessLink):
-        async def write(self, moves_):
-            moves.append(moves_["IN"])
-            return await super().write(moves_)
-
-    plant, clock = SimulatedPlant(spec, 3, conditions=Drawn(load_scenario("steady", spec))), LockStepClock(1e9)
-    asyncio.run(
-        visit(spec, Seen(spec, plant, clock), clock, plan_test(spec, form=form, seed=3), asyncio.Event(), go_on=True)
-    )
+    spec, links = basin(30.0, test={"step": 2.0, "hold_s": 30.0}), []
+    guest_run(spec, plan_test(spec, form=form, seed=3), STEADY, 3, go_on=True, make=noting(links))
+    moves = links[0].moves
     assert 48.0 <= min(moves) < 50.0 < max(moves) <= 52.0
     assert np.ptp(moves) > 2.0
 
 
 def served(spec: PlantSpec, speed: float, start_s: float = 1.75e9) -> PlantServer:
-    plant = SimulatedPlant(spec, 5, conditions=Drawn(load_scenario("steady", spec)))
+    plant = SimulatedPlant(spec, 5, conditions=Drawn(STEADY))
     outputs = {t.name: float(v) for t, v in zip(spec.mvs, plant.moves[0], strict=True)}
     return PlantServer(spec, plant, ScaledClock(speed, start_s), "opc.tcp://127.0.0.1:0/visit", outputs=outputs)
 
