@@ -9,6 +9,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from controllers.runtime.config import ControllerConfig
+from controllers.runtime.freshness import Freshness, Repeats
+from controllers.runtime.plant_time import PlantTime
+from controllers.runtime.signs import Signs
 from homeostat.guest import Guest, Phase, tolerance
 from homeostat.identification import TestPlan, move_of
 from plant.clock import Clock
@@ -21,7 +25,6 @@ log = logging.getLogger(__name__)
 _LOST_S = 10.0  # wall seconds without an answer after which a guest gives up
 _UNKNOWN = 2  # looks in a row at which nobody says that the plant is ours, or a guardrail's tag is not known
 _ELSEWHERE = 3  # samples that an MV may read something else than it was told
-_STANDS_STILL_S = 5.0  # wall seconds
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,14 @@ class _Host:
         self._unknown = 0
         self._blind: dict[str, int] = {}
         self._elsewhere: dict[str, float] = {}
-        self._pulse: tuple[float | None, float] = (None, clock.wall_time())
+        # What the runtime makes of readings, once a sample as there.
+        config = ControllerConfig()
+        self._repeats = Repeats(spec, config.quality)
+        self._freshness = Freshness(spec, config.quality, self._repeats)
+        self._time = PlantTime(clock, spec, config.loop)
+        self._signs = Signs(spec, config.quality.scan_samples)
+        self._stale_after_s = config.quality.stale_after * spec.sample_time_s
+        self._judged_s = -math.inf
 
     async def take(self) -> None:
         """Ask for the MVs, and keep the heartbeat going from then on."""
@@ -161,6 +171,7 @@ class _Host:
             await self._clock.sleep_until(due)
 
     async def _look(self, guest: Guest, plan: TestPlan) -> None:
+        asked_s = self._clock.plant_time()
         sample = await self._link.read()
         if lost := self._lost(sample):
             self._ours = False
@@ -168,7 +179,7 @@ class _Host:
             return
         values = self._usable(sample)
         self.last = values
-        if why := self._why_back(sample, values, guest, plan):
+        if why := self._why_back(sample, values, guest, plan, asked_s):
             guest.turn_back(why)
         moves = guest.look(self._clock.plant_time(), values)
         if not moves:
@@ -193,7 +204,9 @@ class _Host:
             return ""
         return sample.faults[0] if sample.faults else "the plant does not say that its MVs are ours"
 
-    def _why_back(self, sample: Sample, values: Mapping[str, float], guest: Guest, plan: TestPlan) -> str:
+    def _why_back(
+        self, sample: Sample, values: Mapping[str, float], guest: Guest, plan: TestPlan, asked_s: float
+    ) -> str:
         """Why a test on a plant that is still ours must end; '' where it may go on."""
         for test in plan.tests:
             if sample.loops.get(test.mv) is False:
@@ -206,13 +219,25 @@ class _Host:
             ):
                 why = sample.values[name].reason
                 return f"{name}, which a guardrail watches, cannot be believed{f': {why}' if why else ''}"
-        if sample.heartbeat is not None:
-            now, (pulse, since_s) = self._clock.wall_time(), self._pulse
-            if sample.heartbeat != pulse:
-                self._pulse = (sample.heartbeat, now)
-            elif now - since_s > max(_STANDS_STILL_S, 3 * self._spec.scan_time_s / self._clock.speed):
-                return "the plant's own sign of life stands still"
-        return self._taken_by_hand(values, guest, plan)
+        return self._not_new(sample, asked_s) or self._taken_by_hand(values, guest, plan)
+
+    def _not_new(self, sample: Sample, asked_s: float) -> str:
+        """Why the readings of a server that answers may be old ones all the same; '' where nothing speaks for it."""
+        if asked_s - self._judged_s < self._spec.sample_time_s - 1e-6:
+            return ""
+        self._judged_s = asked_s
+        followed = self._time.follow(sample.time_s, asked_s)
+        self._repeats.follow(sample)
+        self._signs.follow(sample)
+        scan = self._freshness.judge(self._time.standing, self._time.age_s())
+        frozen = [n for n in self._watched() if self._repeats.counts.get(n, 0) >= self._repeats.limits.get(n, math.inf)]
+        if scan.lasting:
+            return scan.standing
+        if followed.step_s:
+            return f"the plant's clock was set by {followed.step_s:.0f} s"
+        if frozen:
+            return f"{frozen[0]}, which a guardrail watches, is frozen"
+        return self._signs.still if self._signs.dead else ""
 
     def _taken_by_hand(self, values: Mapping[str, float], guest: Guest, plan: TestPlan) -> str:
         """Whether an MV stays where nobody here put it."""
@@ -237,7 +262,7 @@ class _Host:
         return values
 
     def _stale(self, tag: Tag, age_s: float) -> bool:
-        limit_s = max(tag.stale_s or 3 * self._spec.sample_time_s, 2 * (tag.period_s or 0.0))
+        limit_s = tag.stale_s or max(self._stale_after_s, 3 * (tag.period_s or 0.0))
         return tag.scanned and abs(age_s) > limit_s
 
     async def _beat(self) -> None:

@@ -72,6 +72,36 @@ def reactor_yaml(path: Path, **changes: object) -> Path:
     return path
 
 
+def test_an_excitation_shows_its_plan_and_touches_nothing(homeostat, tmp_path: Path) -> None:
+    code, out, _ = homeostat("excite", "vandevusse", "--plan", "--json", "--mv", "F", "--form", "steps")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["travel_from"] == "the trained model's roll-out"
+    (test,) = plan["tests"]
+    assert (test["mv"], test["step"], test["hold_s"], test["hold_known"]) == ("F", 9.5, 72.0, False)
+    assert 0.2 < test["travel"]["T_R"] < 10.0
+    text = (
+        (ROOT / "plant" / "library" / "vandevusse.yaml").read_text().replace("name: vandevusse", "name: unknown_cstr")
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    code, out, _ = homeostat("excite", "mine.yaml", "--plan")
+    assert code == 0
+    assert "unknown" in out
+    assert "turns back where T_R heads for 138.8 degC" in out
+
+
+def test_an_excitation_that_nobody_would_take_over_from_is_refused(homeostat, tmp_path: Path) -> None:
+    reactor_yaml(tmp_path / "bare.yaml", handshake={"speed": 1.0}, name="bare")
+    code, _, err = homeostat("excite", "bare.yaml", "--endpoint", NOBODY)
+    assert code == 1
+    assert "nothing takes over should this command die" in err
+    assert "--unguarded" in err
+    code, _, err = homeostat("excite", "bare.yaml", "--endpoint", NOBODY, "--unguarded")
+    assert code == 1
+    assert "cannot connect" in err
+    one_error(homeostat("excite", "reactor", "--mv", "TC102"), 1, "TC102 is no MV", "Its MVs are TC101")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(homeostat, command: str):
     code, out, err = homeostat(command, "--help")

@@ -189,7 +189,9 @@ def test_a_live_visit_is_recorded_and_leaves_the_plant_as_it_was(
         assert {49.0, 51.0} <= set(moves.to_list())
 
 
-@pytest.mark.parametrize("what", ["an operator takes it", "a guardrail's sensor fails", "it is asked to stop"])
+@pytest.mark.parametrize(
+    "what", ["an operator takes it", "a guardrail's sensor fails", "its field bus dies", "it is asked to stop"]
+)
 def test_what_ends_a_live_visit(basin: Callable[..., PlantSpec], what: str, tmp_path: Path) -> None:
     spec = basin(30.0, test={"step": 1.0, "hold_s": 60.0})
     stop, happened = asyncio.Event(), False
@@ -206,6 +208,8 @@ def test_what_ends_a_live_visit(basin: Callable[..., PlantSpec], what: str, tmp_
                     server.regulatory.take_local("an operator took it")
                 elif what == "it is asked to stop":
                     stop.set()
+                elif what == "its field bus dies":
+                    server.override("LT", stale=True)
                 else:
                     server.override("LT", quality=Quality.BAD)
 
@@ -223,7 +227,11 @@ def test_what_ends_a_live_visit(basin: Callable[..., PlantSpec], what: str, tmp_
         return
     assert at == 50.0
     assert ended.failed == (what != "it is asked to stop")
-    assert ("LT, which a guardrail watches" in ended.reason) == ended.failed
+    said = {
+        "a guardrail's sensor fails": "LT, which a guardrail watches",
+        "its field bus dies": "every source time stands",
+    }
+    assert said.get(what, "asked to stop") in ended.reason
 
 
 def test_nothing_to_move_and_nobody_to_take_over() -> None:
