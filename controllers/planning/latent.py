@@ -163,7 +163,8 @@ class LatentController(ABC):
 
     def _stood_in_for(self, measured: Tensor, applied: Tensor) -> Tensor:
         """`measured` (batch x n_measured) with what was predicted in the place of what is lost."""
-        self._missing = torch.where(torch.isfinite(measured), 0, self._missing + 1)
+        read = torch.isfinite(measured)
+        self._missing = torch.zeros_like(self._missing) if bool(read.all()) else (self._missing + 1) * ~read
         lost = self._missing >= self._period
         if self._z is None or not bool(lost.any()):
             return measured
@@ -272,12 +273,14 @@ class LatentController(ABC):
         seen = seen & (not contradiction(self.spec, targets))
         finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
         moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
-        moves = torch.from_numpy(self.planner.levels.exact(moves.numpy()))
+        if self.planner.levels:
+            moves = torch.from_numpy(self.planner.levels.exact(moves.numpy()))
         if targets.dropped is not None:  # what is not ours stays where it is, if anybody knows where
             now = self._window[:, -1:, self.model.n_measured + self.model.n_dv :]
             moves = torch.where(_dropped(targets, moves) & torch.isfinite(now), now, moves)
-        first = plan.rollout.moves[:, :1]
-        beyond = ((self.planner.legal(problem, first) - first).abs() > _SAME).any(-1)[:, 0]
+        beyond, first = torch.zeros(self.batch, dtype=torch.bool), plan.rollout.moves[:, :1]
+        if problem.narrow:
+            beyond = ((self.planner.legal(problem, first) - first).abs() > _SAME).any(-1)[:, 0]
         broken = ((plan.violation * 100).floor().sum(-1) > 0) | beyond
         status = tuple(
             Status.INFEASIBLE if not ok

@@ -65,9 +65,11 @@ class Planner(ABC):
         these keeps the guardrails and another breaks them less, inside those of the spec.
         """
         plan = self._legal(problem, warm, deadline, trust_fallback)
+        if not problem.narrow:
+            return plan
         broken = _counted(plan.violation)
         some = broken.any(1).nonzero()[:, 0]
-        if not (problem.narrow and len(some)):
+        if not len(some):
             return plan
         other = self._legal(problem.part(some).wide(), plan.rollout.moves[some], deadline, trust_fallback)
         energy = torch.zeros_like(other.energy)
