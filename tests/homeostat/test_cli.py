@@ -18,7 +18,7 @@ import yaml
 
 from historian import Historian
 from homeostat import cli
-from plant.spec import builtin_plants, load_spec
+from plant.spec import builtin_plants, load_spec, read_yaml
 
 COMMANDS = ("simulate", "check", "record", "excite", "train", "control", "dashboard", "status", "demo")
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def one_error(answer: tuple[int, str, str], status: int, *parts: str) -> None:
 
 def reactor_yaml(path: Path, **changes: object) -> Path:
     """The reactor's own YAML with top-level keys replaced."""
-    data = yaml.safe_load((ROOT / "plant" / "library" / "reactor.yaml").read_text())
+    data = read_yaml(ROOT / "plant" / "library" / "reactor.yaml")
     path.write_text(yaml.safe_dump({**data, **changes}))
     return path
 
@@ -164,7 +164,7 @@ def test_a_configuration_with_an_unknown_key(homeostat, tmp_path: Path):
 
 def test_brackets_in_an_error_are_shown(homeostat, tmp_path: Path):
     """The plant's limits are lists; a terminal library takes [low, high] for a style."""
-    data = yaml.safe_load((ROOT / "plant" / "library" / "reactor.yaml").read_text())
+    data = read_yaml(ROOT / "plant" / "library" / "reactor.yaml")
     data["tags"][0]["range"] = [1.2, 0.0]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
     one_error(homeostat("check", "mine.yaml"), 1, "range must be [low, high] with low < high, not [1.2, 0.0]")
