@@ -61,6 +61,7 @@ class OpcUaLink:
         self.spec, self.endpoint = spec, endpoint or spec.endpoint
         self._clock, self._timeout_s, self._backoff_s, self._publish_s = clock, timeout_s, backoff_s, publish_s
         self._tags = spec.online
+        self._by_name = {t.name: t for t in self._tags}
         self._addresses = spec.addresses
         self._table: list[str] = []
         self._nodes: dict[str, ua.NodeId] = {}
@@ -70,7 +71,6 @@ class OpcUaLink:
         self._told: set[str] = set()
         speed = spec.handshake.speed if spec.handshake is not None else 1.0
         self._speed = speed if isinstance(speed, float) else 1.0
-        self._scenario = ""
         self._session: Session | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
@@ -108,7 +108,7 @@ class OpcUaLink:
     @property
     def scenario(self) -> str:
         """What a simulated plant said it lives through when this link connected; '' for a real one."""
-        return self._scenario
+        return self._holder.scenario
 
     async def read(self) -> Sample:
         """Every online tag and the handshake's nodes, in one request where the server takes so many."""
@@ -298,7 +298,7 @@ class OpcUaLink:
                 self._warn(name, f"cannot be written: its type is {'unknown' if kind is None else kind.name}")
         await self._holder.learn(session, self._nodes)
         held = await self._holder.look(session)
-        self._speed, self._scenario = held.speed or self._speed, held.scenario
+        self._speed = held.speed or self._speed
         for fault in held.faults:
             log.warning("%s: %s", self.spec.name, fault)
 
@@ -307,7 +307,7 @@ class OpcUaLink:
 
     def _published(self, published: Sequence[tuple[str, ua.DataValue]]) -> Iterator[tuple[str, Value]]:
         """What a subscription delivered, judged. A batch tells the date only where most scanned tags are in it."""
-        raw = [(self.spec.tag(name), _stamps(dv), dv) for name, dv in published]
+        raw = [(self._by_name[name], _stamps(dv), dv) for name, dv in published]
         scanned = {tag.name: source for tag, (source, _), _ in raw if tag.scanned}
         enough = 2 * len(scanned) > sum(t.scanned for t in self._tags)
         now_s = self._date.follow(list(scanned.values()) if enough else [], self._speed)

@@ -25,7 +25,7 @@ from plant.opcua.types import NUMBERS, comparable, counted, plain_in, same, secr
 from plant.spec import PlantSpec
 
 _STRING = ua.VariantType.String
-_READ = ("granted", "alive", "owner", "speed", "reason", "interlock", "scenario")
+_READ = ("granted", "alive", "owner", "speed", "reason", "interlock")
 _POLLS = 3.0  # readings of a toggling bit in the time it takes to turn
 _FASTEST_S, _SLOWEST_S = 0.05, 5.0  # wall, between two such readings
 _FALLS = 3  # falls of a counter in a row that are no new beginning
@@ -42,13 +42,12 @@ class Holding:
     reason: str = ""
     interlock: bool | None = None
     speed: float | None = None
-    scenario: str = ""
     faults: tuple[str, ...] = ()
 
 
 class Holder:
     """Speaks the handshake of one plant, over one session after another. `learn` it at each connect, then `judge` what the
-    nodes of `reads` answered with each sample."""
+    nodes of `reads` answered with each sample. `scenario`: what the plant said at the connect that it lives through."""
 
     def __init__(self, spec: PlantSpec) -> None:
         self._declared = spec.handshake is not None
@@ -69,6 +68,7 @@ class Holder:
         self._turns, self._bit = 0, None
         self._counter, self._falls = math.nan, 0
         self._sent = False
+        self.scenario = ""
 
     async def learn(self, session: Session, nodes: Mapping[str, ua.NodeId]) -> None:
         """Look at every node of the handshake; what does not fit is a fault until the next connect. Raises `LinkError` when
@@ -96,6 +96,8 @@ class Holder:
             elif what == "node":
                 if (kind := await kind_of(session, data_type, value)) is not None:
                     self._kinds[name] = kind
+                if name == "handshake.scenario.node":
+                    self._learn_scenario(name, value)
                 level = good(access)
                 if name in self._written() and isinstance(level, int) and not level & ua.AccessLevel.CurrentWrite.mask:
                     self._bar(name, "the node may not be written by us")
@@ -128,10 +130,9 @@ class Holder:
             self._heartbeat(read.get("handshake.alive.node"), faults),
             self._owned(read.get("handshake.owner.node")),
             {mv: self._takes(mv, read.get(f"{mv}.move.mode.node"), faults) for mv in self._loops},
-            self._text("reason", read, faults),
+            self._reason(read.get("handshake.reason.node"), faults),
             None if lock is None else bool(lock),
             self._speed(read.get("handshake.speed.node"), faults),
-            self._text("scenario", read, faults),
             tuple(f"{name} ({self._texts[name]}): {why}" for name, why in faults.items()),
         )
 
@@ -229,6 +230,13 @@ class Holder:
             return f"{name} refuses {value!r}: {reason_of(result.StatusCode)}"
         answer = plain_in(result.OutputArguments[0]) if result.OutputArguments else ""
         return answer if isinstance(answer, str) else f"{name} answers {answer}" if answer is False else ""
+
+    def _learn_scenario(self, name: str, value: ua.DataValue) -> None:
+        """Read once: it may be long, and it does not change."""
+        text = good(value)
+        self.scenario = text if isinstance(text, str) else ""
+        if not isinstance(text, str):
+            self._bar(name, f"it reads {text!r}, which is no text")
 
     async def _learn_method(self, session: Session, name: str) -> None:
         (node,) = await session.children([self._nodes[name]], ["InputArguments"])
@@ -340,10 +348,9 @@ class Holder:
             return None
         return float(reading)
 
-    def _text(self, part: str, read: Mapping[str, Plain | None], faults: dict[str, str]) -> str:
-        reading = read.get(name := f"handshake.{part}.node")
+    def _reason(self, reading: Plain | None, faults: dict[str, str]) -> str:
         if reading is not None and not isinstance(reading, str):
-            faults[name] = f"it reads {reading!r}, which is no text"
+            faults["handshake.reason.node"] = f"it reads {reading!r}, which is no text"
         return reading if isinstance(reading, str) else ""
 
 

@@ -205,3 +205,14 @@ async def test_the_layer_stands_where_the_plant_file_says(heater_dict, make_heat
                 await owner(client)
                 pytest.fail("there is no owner node")
         assert await check(spec, server.endpoint) == []
+
+
+async def test_a_link_is_told_what_a_simulated_plant_lives_through(heater_spec, make_heater) -> None:
+    async with (
+        PlantServer(
+            heater_spec, make_heater(), LockStepClock(START), by_hand=True, scenario='{"name": "day"}'
+        ) as server,
+        OpcUaLink(heater_spec, ScaledClock(), server.endpoint) as link,
+    ):
+        assert (await link.read()).faults == ()
+        assert link.scenario == '{"name": "day"}'
