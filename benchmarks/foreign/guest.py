@@ -20,7 +20,7 @@ from plant.spec import PlantSpec, load_spec
 from simulators.plant import SimulatedPlant
 
 RESTORED = 1e-3  # of the limits: a tenth of their resolution of a hundredth
-_ROOM = (0.02, 0.5)  # of the way from the test limit to nominal: where a guardrail's tag stands when the test begins
+_ROOM = (0.05, 0.95)  # of the way from the test limit to nominal: where a guardrail's tag stands when the test begins
 _SLOW = Path(__file__).with_name("slow_tank.yaml")
 _HOURS = {"quadruple tank": 1.0, "reactor": 2.0, "slow integrating": 12.0}
 _REFUSED_S = 60.0
@@ -41,7 +41,7 @@ def plant_of(bench: Bench, name: str, seed: int) -> tuple[PlantSpec, SimulatedPl
     share = 1 - rng.uniform(*_ROOM)
     if name == "reactor":
         spec = load_spec("reactor")
-        return spec, SimulatedPlant(spec, seed, moves=np.array([[300.0 + 3.0 * share]]))
+        return spec, SimulatedPlant(spec, seed, moves=np.array([[299.0 + 1.5 * share]]))
     if name == "slow integrating":
         spec = load_spec(_SLOW)
         level = 2.5 + share * (spec.test_limit(spec.guardrails[0]) - 2.5)
@@ -57,14 +57,15 @@ def plant_of(bench: Bench, name: str, seed: int) -> tuple[PlantSpec, SimulatedPl
 
 
 def tested(bench: Bench, name: str) -> list[Outcome]:
-    """One test a seed: the true value farthest past a guardrail, and where the MVs are left."""
+    """One test a seed, every other one going on after it turned back: how far past a guardrail the truth was, and where the MVs
+    are left."""
     past, strayed, turns, carried = [], [], 0, 0
     for seed in range(bench.settings.seeds):
         spec, plant = plant_of(bench, name, bench.seed + seed)
         clock = LockStepClock(1e9)
         link = InProcessLink(spec, plant, clock)
         plan = plan_test(spec, together=len(spec.mvs), hours=_HOURS[name], seed=seed)
-        ended = asyncio.run(visit(spec, link, clock, plan, asyncio.Event()))
+        ended = asyncio.run(visit(spec, link, clock, plan, asyncio.Event(), go_on=bool(seed % 2)))
         past.append(
             max(
                 g.sign * (link.worst[g.name] - g.limit) / spec.scale(g) for g in spec.guardrails if g.name in link.worst
