@@ -14,6 +14,7 @@ Bars are stated beside what they judge, in each row's module: almost all are "no
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--check", action="store_true", help="exit 1 when a bar is missed")
     args = parser.parse_args()
+    logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # connections are cut here on purpose
     folder = (args.data_dir / f"{'quick' if args.quick else 'full'}_{args.seed}").resolve()
     bench = Bench(folder, QUICK if args.quick else Settings(), args.seed, args.cases)
     store = Store(folder / "outcomes.json")

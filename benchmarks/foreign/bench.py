@@ -31,7 +31,7 @@ class Settings:
     demo_minutes: float = 10.0
 
 
-QUICK = Settings(excite_hours=3.0, auto_hours=0.25, steps=300, seeds=4, demo_minutes=2.0)
+QUICK = Settings(excite_hours=6.0, auto_hours=0.25, steps=300, seeds=4, demo_minutes=2.0)
 
 
 @dataclass(frozen=True)

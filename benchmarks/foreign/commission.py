@@ -37,6 +37,7 @@ def commission(bench: Bench, setting: str) -> list[Outcome]:
         found.append(yes("`record` ends well", status == 0, f"exit status {status}" if status else ""))
         patience_s = 120.0 + settings.excite_hours * 3600 / settings.excite_speed
         argv = ("excite", path, "--endpoint", tanks.endpoint, "--hours", settings.excite_hours, "--data-dir", folder)
+        argv = (*argv, "--together", 2, "--go-on", "--seed", bench.seed)
         before = tanks.state()
         code, said = run(*argv, timeout_s=patience_s)
         after = tanks.state()

@@ -22,7 +22,7 @@ from simulators.plant import SimulatedPlant
 RESTORED = 1e-3  # of the limits: a tenth of their resolution of a hundredth
 _ROOM = (0.05, 0.95)  # of the way from the test limit to nominal: where a guardrail's tag stands when the test begins
 _SLOW = Path(__file__).with_name("slow_tank.yaml")
-_HOURS = {"quadruple tank": 1.0, "reactor": 2.0, "slow integrating": 12.0}
+_HOURS = {"quadruple tank": 1.0, "reactor": 2.0, "slow integrating": 6.0}
 _REFUSED_S = 60.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.foreign.bench import Bench, Tick
+from benchmarks.foreign.bench import Bench, Tick, side_by_side
 from benchmarks.foreign.node import Tanks
 from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
 from benchmarks.foreign.product import Controller, until
@@ -17,11 +17,13 @@ _ROUNDED = 1e-3  # of the limits: a Float node
 
 
 def cases(bench: Bench) -> Cases:
-    return {
-        "AUTO, reactor: the cold side barred": lambda: reactor(bench),
-        "RECOVERY, tanks: both pumps kept open": lambda: tanks(bench),
-        "SHED, no handshake: to the safe values": lambda: shed(bench),
-    }
+    return side_by_side(
+        {
+            "AUTO, reactor: the cold side barred": lambda: reactor(bench),
+            "RECOVERY, tanks: both pumps kept open": lambda: tanks(bench),
+            "SHED, no handshake: to the safe values": lambda: shed(bench),
+        }
+    )
 
 
 def reactor(bench: Bench) -> list[Outcome]:

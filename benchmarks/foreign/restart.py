@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from benchmarks.foreign.bench import Bench
+from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Tanks
 from benchmarks.foreign.outcomes import Case, Cases, Outcome, yes
 from benchmarks.foreign.product import Controller, until
@@ -20,7 +20,7 @@ def cases(bench: Bench) -> Cases:
     def case(mode: str) -> Case:
         return lambda: killed(bench, mode)
 
-    return {mode: case(mode) for mode in MODES}
+    return side_by_side({mode: case(mode) for mode in MODES})
 
 
 def killed(bench: Bench, mode: str) -> list[Outcome]:

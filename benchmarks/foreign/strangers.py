@@ -12,7 +12,7 @@ from pathlib import Path
 
 from asyncua import Client, ua
 
-from benchmarks.foreign.bench import Bench
+from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Console, Tanks
 from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
 from benchmarks.foreign.product import Controller, until
@@ -27,11 +27,13 @@ _LOST_S = 30.0
 def cases(bench: Bench) -> Cases:
     ours = lambda: Simulated(speed=20.0, seed=bench.seed + 31)  # noqa: E731
     theirs = lambda: Tanks(speed=bench.settings.speed, seed=bench.seed + 31, lease=True)  # noqa: E731
-    return {
-        "our layer": lambda: attack(bench, "ours", ours, PLANT, None),
-        "a foreign lease": lambda: attack(bench, "theirs", theirs, bench.foreign(lease=True)[0], bench.model()),
-        "a foreign token": lambda: taken(bench),
-    }
+    return side_by_side(
+        {
+            "our layer": lambda: attack(bench, "ours", ours, PLANT, None),
+            "a foreign lease": lambda: attack(bench, "theirs", theirs, bench.foreign(lease=True)[0], bench.model()),
+            "a foreign token": lambda: taken(bench),
+        }
+    )
 
 
 def attack(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.foreign.bench import Bench
+from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.fromtests import load
 from benchmarks.foreign.outcomes import Case, Cases, Outcome, none, yes
 from benchmarks.foreign.product import Controller, run
@@ -35,8 +35,7 @@ def cases(bench: Bench) -> Cases:
     return {
         "changed or implausible": case(unloaded, changed | implausible),
         "the command itself": case(commanded, changed["changed: one bit of the weights"]),
-        **{kind: case(doubt, kind, doubted[kind]) for kind in _LIVE},
-        "cold surprise": case(cold),
+        **side_by_side({**{kind: case(doubt, kind, doubted[kind]) for kind in _LIVE}, "cold surprise": case(cold)}),
     }
 
 
@@ -51,9 +50,9 @@ def sealed(tamper: Callable[[Path], object]) -> Callable[[Path], object]:
     return both
 
 
-def copy(bench: Bench, tamper: Callable[[Path], object]) -> Path:
+def copy(bench: Bench, tamper: Callable[[Path], object], name: str = "model") -> Path:
     """The shipped checkpoint, tampered with, in a folder of its own."""
-    folder = bench.folder / "tampered" / "model"
+    folder = bench.folder / "tampered" / f"{name}_model"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(shipped(PLANT), folder)
     tamper(folder)
@@ -86,7 +85,7 @@ def commanded(bench: Bench, tamper: Callable[[Path], object]) -> list[Outcome]:
 
 def doubt(bench: Bench, kind: str, tamper: Callable[[Path], object]) -> list[Outcome]:
     """A model that may advise: AUTO is refused and says why."""
-    folder = copy(bench, sealed(tamper))
+    folder = copy(bench, sealed(tamper), kind)
     with (
         Simulated(seed=bench.seed + 71) as plant,
         Controller(bench.folder / "tampered" / kind, PLANT, plant.endpoint, checkpoint=folder, mode="auto") as control,
