@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -60,21 +60,20 @@ class Bench:
         return folder
 
 
-def together(work: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-    """Run a few things that mostly wait, at once; the first error is raised when all have ended."""
+def together(work: Mapping[str, Callable[[], T]]) -> dict[str, Future[T]]:
+    """Run a few things that mostly wait, at once; each one's result, or its error, when all have ended."""
     with ThreadPoolExecutor(max(1, len(work))) as pool:
-        futures = {name: pool.submit(f) for name, f in work.items()}
-    return {name: future.result() for name, future in futures.items()}
+        return {name: pool.submit(f) for name, f in work.items()}
 
 
 def side_by_side(work: Mapping[str, Case]) -> Cases:
     """Cases that mostly wait: the first that is asked for runs them all, at once."""
-    found: dict[str, list[Outcome]] = {}
+    found: dict[str, Future[list[Outcome]]] = {}
 
     def of(name: str) -> list[Outcome]:
         if not found:
             found.update(together(work))
-        return found[name]
+        return found[name].result()
 
     return {name: lambda name=name: of(name) for name in work}
 

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +71,12 @@ def kinds(bench: Bench) -> Iterator[Kind]:
 
 
 def cases(bench: Bench) -> Cases:
-    found: dict[str, dict[str, list[Outcome]]] = {}
+    found: dict[str, Future[dict[str, list[Outcome]]]] = {}
 
     def of(kind: str, fault: str) -> list[Outcome]:
         if not found:
             found.update(together({k.name: lambda k=k: walk(bench, k) for k in kinds(bench)}))
-        return found[kind][fault]
+        return found[kind].result()[fault]
 
     return {f"{k.name}: {fault}": lambda k=k, f=fault: of(k.name, f) for k in kinds(bench) for fault in FAULTS}
 

@@ -13,6 +13,7 @@ import pytest
 from asyncua import Client, ua
 
 from benchmarks.foreign import plants
+from benchmarks.foreign.bench import side_by_side
 from benchmarks.foreign.node import NoNode, Tanks, modules
 from benchmarks.foreign.outcomes import Outcome, Store, none, not_run, tabulate, yes
 from benchmarks.foreign.product import until
@@ -150,3 +151,13 @@ def test_the_worst_case_stands_for_all_and_a_miss_is_named(tmp_path: Path) -> No
     ]
     assert report.notes == ["Not run: field bus, all: no node."]
     assert report.finish(tmp_path / "r.json", check=True) == 1
+
+
+def test_what_runs_side_by_side_fails_by_itself() -> None:
+    def broken() -> list[Outcome]:
+        raise NoNode("no node")
+
+    cases = side_by_side({"one": lambda: [yes("held", True)], "two": broken})
+    with pytest.raises(NoNode):
+        cases["two"]()
+    assert cases["one"]()[0].met
