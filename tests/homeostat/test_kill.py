@@ -63,7 +63,8 @@ async def test_the_reactor_is_in_local_control_within_three_heartbeats(tmp_path:
             controller.send_signal(signal.SIGKILL)
             took = await _until(lambda: server.regulatory.mode is PlantMode.LOCAL, 30, "local control")
             assert took <= patience_s + 1.0, "three heartbeats, and a second for a busy machine"
-            assert "heartbeat" in server.regulatory.shed_reason
+            # Whichever the plant notices first: no heartbeat, or that the session which held the lease is gone.
+            assert any(cause in server.regulatory.shed_reason for cause in ("heartbeat", "ended"))
             hottest, until = 0.0, time.monotonic() + 15.0  # five plant minutes: a runaway takes less
             while time.monotonic() < until:
                 hottest = max(hottest, float(plant.true_outputs()["TI101"][0]))
