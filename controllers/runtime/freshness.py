@@ -12,6 +12,7 @@ from plant.link import Quality, Sample, Value
 from plant.spec import PlantSpec, Tag
 
 _CHANCE = math.log(1e-6)  # equal readings less likely than this are not chance
+_BUSY_S = 0.5  # wall: how late the scan of a server that is merely busy may be
 _MUTE = math.log(0.9)  # a tag whose readings are equal more often than this says nothing
 
 
@@ -87,8 +88,14 @@ class Scan:
 class Freshness:
     """Judges whether each sample in turn holds new readings."""
 
-    def __init__(self, spec: PlantSpec, config: QualityConfig, repeats: Repeats) -> None:
-        self._limit, self._repeats = config.scan_samples, repeats
+    def __init__(self, spec: PlantSpec, config: QualityConfig, repeats: Repeats, speed: float = 1.0) -> None:
+        self._limit, self._repeats, sample_s = config.scan_samples, repeats, spec.sample_time_s
+        stale = [t.stale_s or config.stale_after * sample_s for t in spec.measured if t.critical and t.scanned]
+        # The last look before readings would be older than the critical ones may be: two samples, or what `stale_s` allows. A
+        # server that is merely busy is not that late.
+        self._oldest_s = max(2.0 * sample_s, min(stale, default=math.inf)) - 1.25 * sample_s
+        if sample_s < max(2.0 * spec.scan_time_s, _BUSY_S * speed):
+            self._oldest_s = math.inf
         # Where two scans lie between two reads, values that are stamped anew and are the same are no late scan.
         self._limit_restamped = 1 if spec.sample_time_s >= 2 * spec.scan_time_s else config.scan_samples
         self._noisy = len(repeats.counts)
@@ -96,7 +103,8 @@ class Freshness:
     def judge(self, standing: int, age_s: float) -> Scan:
         """`standing`: samples in a row without a newer source time, the newest of which came `age_s` plant seconds ago."""
         if standing:
-            return Scan(f"no reading is newer than {age_s:.0f} s, every source time stands", standing >= self._limit)
+            lasting = standing >= self._limit or age_s >= self._oldest_s
+            return Scan(f"no reading is newer than {age_s:.0f} s, every source time stands", lasting)
         if together := self._repeats.together:
             text = f"all {self._noisy} noisy readings stand still since {together} reads, their source times run on"
             return Scan(text, together >= (self._limit_restamped if self._repeats.restamped else self._limit))

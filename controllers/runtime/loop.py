@@ -74,7 +74,7 @@ class ControlLoop:
         self.changed = asyncio.Event()
         self._time = PlantTime(clock, spec, config.loop)
         self._repeats = Repeats(spec, config.quality)
-        self._freshness = Freshness(spec, config.quality, self._repeats)
+        self._freshness = Freshness(spec, config.quality, self._repeats, clock.speed)
         self._quality = InputQuality(spec, config.quality, self._repeats)
         self._slow_tags = SlowTags(spec)
         self._forecast, self._watch, self._memory = forecast, watch, memory

@@ -54,6 +54,14 @@ def test_a_scan_that_stands_is_named(make_spec):
     assert "newer than 8 s" in fresh.judge(2, 8.0).standing
 
 
+def test_what_is_declared_stale_early_sheds_early_unless_the_server_may_be_busy(make_spec):
+    tags = [t.model_dump() | ({"stale_s": 8.0} if t.name == "T" else {}) for t in make_spec().tags]
+    spec, config = make_spec(tags=tags), QualityConfig()
+    assert Freshness(spec, config, Repeats(spec, config)).judge(1, 4.0).lasting, "the next look would be too late"
+    assert not Freshness(make_spec(), config, Repeats(spec, config)).judge(1, 4.0).lasting
+    assert not Freshness(spec, config, Repeats(spec, config), speed=20.0).judge(1, 4.0).lasting
+
+
 async def test_a_plant_whose_scan_nothing_watches_is_doubted(make_rig, make_spec):
     tags = [t.model_dump() | {"noise": 0.0, "stamps": "on_change"} for t in make_spec().tags]
     handshake = make_spec().handshake.model_dump() | {"alive": None}
