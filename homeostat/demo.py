@@ -163,7 +163,7 @@ class Demo:
         name, page_at = self.spec.name, f"Operator page: [bold]{page_url(self.port)}[/bold]"
         if why:
             err.print(f"{name} is not in AUTO: {escape(why)}", soft_wrap=True, highlight=False)
-            err.print(f"{page_at}; select AUTO there once that is mended.")
+            err.print(f"{page_at}; it stays up. AUTO is entered once that is mended, or selected there.")
         else:
             err.print(f"{name} is in AUTO after {seconds:.0f} s, at {self.speed:g} times life's speed. {page_at}")
         err.print(f"plant {self.plant_url}, controller {self.controller_url}, logs in {self.home / 'logs'}")
