@@ -18,6 +18,7 @@ import yaml
 
 from historian import Historian
 from homeostat import cli
+from homeostat.commands import common
 from plant.spec import builtin_plants, load_spec, read_yaml
 
 COMMANDS = ("simulate", "check", "record", "excite", "train", "control", "dashboard", "status", "demo")
@@ -319,7 +320,7 @@ def test_an_unforeseen_error_is_one_line_and_debug_shows_where(homeostat, monkey
     def broken(plant: str) -> None:
         raise RuntimeError("two\nlines [and brackets]")
 
-    monkeypatch.setattr(cli, "load_spec", broken)
+    monkeypatch.setattr(common, "load_spec", broken)
     code, _, err = homeostat("simulate", "reactor")
     assert code == 1
     assert err == "internal error: RuntimeError: two lines [and brackets]. Run again with --debug.\n"
