@@ -133,11 +133,12 @@ def test_plan_is_inside_limits_and_rate_always(
                          rate=torch.tensor([rate], dtype=torch.float64))  # fmt: skip
     previous = problem.previous * width + low
     problem = dataclasses.replace(problem, previous=previous, required=torch.full_like(problem.required, demand))
-    plan = planner.plan(problem, torch.full((BATCH, 6, 1), warm, dtype=torch.float64))
-    moves, kept = plan.rollout.moves, (plan.violation < 0.01).all(1)
+    start = torch.full((BATCH, 6, 1), warm, dtype=torch.float64)
+    plan, inside = planner.plan(problem, start), planner._within(problem, start, None, True)
+    moves, kept = plan.rollout.moves, (inside.violation < 0.01).all(1)
     assert (moves[kept] >= low - 1e-9).all()
     assert (moves[kept] <= low + width + 1e-9).all()
-    assert (moves >= 0).all(), "what keeps no guardrail may leave the operator's limits, never the engineer's"
+    assert (moves >= 0).all(), "where these keep no guardrail the operator's limits may be left, never the engineer's"
     assert (moves <= 1).all()
     steps = torch.cat([previous[:, None], moves], 1).diff(dim=1)
     assert (steps.abs() <= rate + 1e-9).all()
