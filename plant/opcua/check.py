@@ -162,18 +162,11 @@ def _access(*levels: ua.DataValue) -> int:
 
 
 async def _write_node(session: Session, tag: Tag, node: ua.NodeId) -> list[Finding]:
-    answers = await session.read_attributes([(node, a) for a in _ATTRIBUTES])
-    attributes = dict(zip(_ATTRIBUTES, answers, strict=True))
-    if good(attributes[ua.AttributeIds.NodeClass]) != ua.NodeClass.Variable:
-        what = "move.write_node is no variable on the endpoint"
-        return [Finding(Severity.ERROR, tag.name, what, "Correct it in the plant file.")]
-    levels = _access(attributes[ua.AttributeIds.AccessLevel], attributes[ua.AttributeIds.UserAccessLevel])
-    found = []
-    if not levels & ua.AccessLevel.CurrentWrite.mask:
-        what = "its move.write_node may not be written"
-        found.append(Finding(Severity.ERROR, tag.name, what, "Grant write access on the server."))
-    kind = await kind_of(session, attributes[ua.AttributeIds.DataType], attributes[ua.AttributeIds.Value])
-    return [*found, *_unfit(tag, kind)]
+    """Whether moves fit into an MV's write node; that it is there and may be written is asked with the handshake."""
+    kind = await kind_of(
+        session, *await session.read_attributes([(node, ua.AttributeIds.DataType), (node, ua.AttributeIds.Value)])
+    )
+    return [] if kind is None else list(_unfit(tag, kind))
 
 
 def _unfit(tag: Tag, kind: ua.VariantType | None) -> Iterator[Finding]:
@@ -240,14 +233,14 @@ def _declared(tag: Tag, eu_range: object, units: object) -> Iterator[Finding]:
 
 async def _handshake(session: Session, spec: PlantSpec, nodes: Mapping[str, ua.NodeId]) -> list[Finding]:
     """Every node of the handshake, by reading: nothing is asked for."""
-    if spec.handshake is None:
-        what = "the plant file has no handshake and no regulatory layer: nothing takes over when the controller dies"
-        fix = "Run advisory only, or describe under handshake who holds the plant."
-        return [Finding(Severity.WARNING, "", what, fix)]
     holder = Holder(spec)
     await holder.learn(session, nodes)
     held = await holder.look(session)
-    found = [Finding(Severity.ERROR, "", fault, "Correct the handshake, or the server.") for fault in held.faults]
+    found = [Finding(Severity.ERROR, "", fault, "Correct the plant file, or the server.") for fault in held.faults]
+    if spec.handshake is None:
+        what = "the plant file has no handshake and no regulatory layer: nothing takes over when the controller dies"
+        fix = "Run advisory only, or describe under handshake who holds the plant."
+        return [*found, Finding(Severity.WARNING, "", what, fix)]
     if spec.handshake.watchdog.form == "none":
         what = "handshake.watchdog is none: nobody at the plant notices a controller that dies"
         found.append(Finding(Severity.WARNING, "", what, "Have the plant watch a counter, a bit or a countdown."))

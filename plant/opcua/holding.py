@@ -53,7 +53,9 @@ class Holder:
         self._declared = spec.handshake is not None
         self._handshake = spec.handshake or Handshake()
         self._texts = {
-            name: a.text for name, a in spec.addresses.items() if name.startswith("handshake.") or _is_loop_mode(name)
+            name: a.text
+            for name, a in spec.addresses.items()
+            if name.startswith("handshake.") or name.endswith((".move.mode.node", ".move.write_node"))
         }
         self._loops = {t.name: t.move.mode for t in spec.mvs if t.move is not None and t.move.mode is not None}
         alive = self._handshake.alive
@@ -93,7 +95,7 @@ class Holder:
                 self._bar(name, f"no such node on the server ({status.name if status else 'no answer'})")
             elif found != expected and not (what == "object" and found == ua.NodeClass.ObjectType):
                 self._bar(name, f"the node is not a {expected.name} but a {ua.NodeClass(found).name}")
-            elif what == "node":
+            elif what in ("node", "write_node"):
                 if (kind := await kind_of(session, data_type, value)) is not None:
                     self._kinds[name] = kind
                 if name == "handshake.scenario.node":
@@ -104,7 +106,12 @@ class Holder:
             elif what == "method":
                 await self._learn_method(session, name)
         self._fit()
-        self._reads = [n for n in names if n not in self._lasting and (n.split(".")[1] in _READ or _is_loop_mode(n))]
+        self._reads = [
+            n
+            for n in names
+            if n not in self._lasting
+            and (_is_loop_mode(n) or (n.startswith("handshake.") and n.split(".")[1] in _READ))
+        ]
 
     async def look(self, session: Session) -> Holding:
         """What the handshake says now. Raises `LinkError`."""
@@ -283,7 +290,13 @@ class Holder:
     def _written(self) -> set[str]:
         h = self._handshake
         token = h.owner is not None and h.owner.form == "token"
-        return {"handshake.permit.node", "handshake.watchdog.node", *(["handshake.owner.node"] if token else [])}
+        moves = [name for name in self._texts if name.endswith(".move.write_node")]
+        return {
+            "handshake.permit.node",
+            "handshake.watchdog.node",
+            *(["handshake.owner.node"] if token else []),
+            *moves,
+        }
 
     def _bar(self, name: str, why: str) -> None:
         self._lasting.setdefault(name, why)

@@ -175,7 +175,7 @@ def changed(part: str, **fields) -> dict:
 @pytest.mark.parametrize(
     ("part", "fields", "seen"),
     [
-        ("permit", {"node": "a:i=9"}, "handshake.permit.node (a:i=9): no such node on the server"),
+        ("permit", {"node": "a:i=9"}, "handshake.permit.node (a:i=9): no such node on the server (BadNodeIdUnknown)"),
         ("permit", {"on": 3}, "handshake.permit.node (a:i=5005): 3 is neither 0 nor 1"),
         ("permit", {"node": f"a:i={ALIVE}"}, "the node may not be written by us"),
         ("permit", {"node": "a:i=1000"}, "not a Variable but a Object"),
@@ -202,6 +202,26 @@ async def test_each_wrong_field_is_one_line(plant: ForeignPlant, part: str, fiel
         found = [f.what for f in await check(link.spec) if f.severity is Severity.ERROR]
         assert found == [sample.faults[0]]
     assert not plant.writes, "never asked for"
+
+
+@pytest.mark.parametrize(
+    ("field", "node", "seen"),
+    [
+        ("write_node", "a:i=9", "SP.move.write_node (a:i=9): no such node on the server (BadNodeIdUnknown)"),
+        ("write_node", f"a:i={ALIVE}", "SP.move.write_node (a:i=5003): the node may not be written by us"),
+        ("mode", "a:i=9", "SP.move.mode.node (a:i=9): no such node on the server (BadNodeIdUnknown)"),
+        ("mode", f"a:i={OWNER}", "SP.move.mode.node (a:i=5007): it reads '', which can never be one of [3]"),
+    ],
+)
+async def test_each_wrong_node_of_an_mv_is_one_line(plant: ForeignPlant, field: str, node: str, seen: str) -> None:
+    tags = plant_file("")["tags"]
+    (set_point,) = [t for t in tags if t["name"] == "SP"]
+    set_point["move"][field] = node if field == "write_node" else {**set_point["move"][field], "node": node}
+    async with linked(plant, tags=tags) as link:
+        sample = await link.read()
+        assert sample.faults == (seen,)
+        assert sample.values["SP"].quality is Quality.GOOD, "what can be read is recorded all the same"
+        assert seen in [f.what for f in await check(link.spec) if f.severity is Severity.ERROR]
 
 
 async def test_a_counter_that_runs_backwards_is_named(plant: ForeignPlant) -> None:
