@@ -13,6 +13,7 @@ from plant.spec import load_spec
 
 _LOOK_S = 0.1
 _SAMPLES = 60
+_BARRED, _OPENED = 9.0, 15.0  # cm3/s
 _ROUNDED = 1e-3  # of the limits: a Float node
 
 
@@ -20,7 +21,7 @@ def cases(bench: Bench) -> Cases:
     return side_by_side(
         {
             "AUTO, reactor: the cold side barred": lambda: reactor(bench),
-            "RECOVERY, tanks: both pumps kept open": lambda: tanks(bench),
+            "RECOVERY, tanks: one pump taken, the other barred": lambda: tanks(bench),
             "SHED, no handshake: to the safe values": lambda: shed(bench),
         }
     )
@@ -50,7 +51,7 @@ def reactor(bench: Bench) -> list[Outcome]:
 
 
 def tanks(bench: Bench) -> list[Outcome]:
-    """Both pumps at 13 cm3/s or more overflow the tanks: the plan breaks its guardrails, and the pumps go down all the same."""
+    """Somebody at the plant opens pump 2 so far that tank 2 would overflow, and pump 1 is barred from going down: it goes."""
     path, spec = bench.foreign()
     limit = min(g.limit for g in spec.guardrails)
     with (
@@ -59,30 +60,26 @@ def tanks(bench: Bench) -> list[Outcome]:
     ):
         if why := control.auto():
             return [yes("AUTO is entered", False, why)]
-        for tag in ("LT1", "LT2"):
-            control.client.set_target(tag, 16.0, "hostile")
+        control.client.set_limit("FC1", _BARRED, 20.0, "hostile")
+        control.wait(lambda s: s.limits.get("FC1") == (_BARRED, 20.0))
+        first = len(plant.writes())
+        plant.operate(MODE2=1, FC2=_OPENED)
         seen: set[str] = set()
         until_s = time.monotonic() + _SAMPLES * spec.sample_time_s / bench.settings.speed
-        low = 9.0
         while time.monotonic() < until_s:
-            low = min(low + 0.1, 13.0)
-            for mv in ("FC1", "FC2"):
-                control.client.set_limit(mv, low, 20.0, "hostile")
             if (now := control.now()) is not None:
                 seen |= {now.mode_actual, now.plan_status}
             time.sleep(_LOOK_S)
-        state = plant.state()
-        lowest = min(
-            (w["value"] for w in plant.writes() if w["node"].startswith("FC") and w["status"] == "Good"), default=0
-        )
+        state, writes = plant.state(), plant.writes(first)
+    lowest = min((w["value"] for w in writes if w["node"].startswith("FC1") and w["status"] == "Good"), default=20.0)
     return [
-        Outcome(
-            "highest level, cm, of its guardrail",
-            max(state["highest"][:2]),
-            limit,
-            note=f"seen: {', '.join(sorted(seen))}",
+        Outcome("highest level, cm, of its guardrail", max(state["highest"][:2]), limit, note=", ".join(sorted(seen))),
+        none("trips of the plant", state["trips"]),
+        yes(
+            "the barred side is used",
+            lowest < _BARRED - 1,
+            f"lowest move {lowest:.2f} cm3/s under a limit of {_BARRED:g}",
         ),
-        none("trips of the plant", state["trips"], f"lowest move {lowest:.2f} cm3/s under limits from {low:.1f}"),
     ]
 
 

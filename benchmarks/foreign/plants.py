@@ -11,6 +11,7 @@ import yaml
 from plant.spec import PlantSpec, load_spec, read_yaml
 
 TANKS = Path(__file__).with_name("tanks.yaml")
+ALIVE_S = 0.2  # wall seconds between two turns of its alive bit, whatever the speed
 MINIMUM, NONMINIMUM = "minimum", "nonminimum"
 # Johansson's operating points: levels in cm, flows (pump gain times voltage) in cm3/s.
 NOMINAL = {
@@ -36,6 +37,7 @@ def write(
         facts["handshake"] = {"speed": speed}
     else:
         facts["handshake"]["speed"] = speed
+        facts["handshake"]["alive"]["period_s"] = ALIVE_S * speed
         if lease:
             facts["handshake"]["owner"]["form"] = "session"
     facts.update(changes)
