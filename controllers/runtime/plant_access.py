@@ -127,7 +127,7 @@ class PlantAccess:
         self._changed()
 
     def _stood_still(self, reason: str) -> None:
-        log.error("%s", reason)
+        log.log(logging.ERROR if self._supervisor.holds_plant else logging.INFO, "%s", reason)
         self._unseen = True
         self._supervisor.lose(Cause.STALL, reason, self._now_s())
         self._changed()
