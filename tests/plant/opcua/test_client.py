@@ -182,14 +182,14 @@ async def test_slow_consumer_loses_nothing_and_a_consumer_that_leaves_blocks_nob
 
 
 async def test_secure_channel_is_renewed(plant, heater_spec, monkeypatch, eventually):
-    monkeypatch.setattr("plant.opcua.session._CHANNEL_LIFETIME_MS", 400)
+    monkeypatch.setattr("plant.opcua.session._CHANNEL_LIFETIME_MS", 1000)
     server, _ = plant
     async with OpcUaLink(heater_spec, ScaledClock(), server.endpoint) as link:
         collector = Collector(link)
         for _ in range(25):
             await server.scan()
             assert (await link.read()).heartbeat == server.scans
-            await asyncio.sleep(0.06)
+            await asyncio.sleep(0.12)
         await eventually(lambda: len(collector.of("T")) >= 25, "the subscription goes on too")
         assert link.reconnects == 0
 
