@@ -26,7 +26,7 @@ class Settings:
     excite_speed: float = 240.0
     excite_hours: float = 8.0
     auto_hours: float = 2.0
-    steps: int = 1500
+    steps: int = 1000
     seeds: int = 50
     demo_minutes: float = 10.0
 

@@ -129,7 +129,8 @@ async function main() {
       accessLevel: onWrite ? "CurrentRead | CurrentWrite" : "CurrentRead", userAccessLevel: onWrite ? "CurrentRead | CurrentWrite" : "CurrentRead" });
     variable.writeValue = function (context, data, ...rest) { // the standard hook does not tell who writes
       const answer = rest[rest.length - 1], type = DataType[data.value.dataType], value = data.value.value;
-      const session = (context && context.session && context.session.sessionName) || "";
+      const who = context && context.session;
+      const session = who ? `${who.sessionName} (${who.nodeId})` : ""; // clients choose names: only the id is theirs alone
       let status = StatusCodes.BadNotWritable;
       if (onWrite) status = type !== dataType ? StatusCodes.BadTypeMismatch : onWrite(value, session);
       writes.push({ at: Date.now() / 1000, plant_s: now_s(), session, node: name, value, status: status.name, granted: plant.granted });

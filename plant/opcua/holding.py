@@ -76,7 +76,7 @@ class Holder:
         """Look at every node of the handshake; what does not fit is a fault until the next connect. Raises `LinkError` when
         the connection is lost."""
         # The name of our session, and not merely the start or end of a longer one.
-        self._us = re.compile(rf"(?<![\w=;]){re.escape(session.name)}(?![\w-])")
+        self._us = re.compile(rf"(?<![\w=;]){re.escape(session.name)}(?![\w-])", re.IGNORECASE)  # a GUID's case is free
         self._nodes, self._kinds, self._lasting = nodes, {}, {}
         self._bit, self._counter, self._falls = None, math.nan, 0
         names = [name for name in self._texts if name in nodes]

@@ -65,12 +65,13 @@ async def test_the_foreign_plant_keeps_its_own_rules() -> None:
 
 
 @pytest.mark.usefixtures("node")
-async def test_auto_holds_on_a_plant_of_another_make_until_its_field_bus_dies(tmp_path: Path) -> None:
-    """Permit, grant, countdown, toggling bit, token, loops that turn to us, moves to other nodes: all by YAML."""
-    spec = plants.write(tmp_path / "tanks.yaml", plants.MINIMUM, speed=30.0)
+@pytest.mark.parametrize("lease", [False, True], ids=["token", "lease"])
+async def test_auto_holds_on_a_plant_of_another_make_until_its_field_bus_dies(tmp_path: Path, lease: bool) -> None:
+    """Permit, grant, countdown, toggling bit, owner, loops that turn to us, moves to other nodes: all by YAML."""
+    spec = plants.write(tmp_path / "tanks.yaml", plants.MINIMUM, speed=30.0, lease=lease)
     loops = tuple(PidLoop(pv=f"LT{i}", mv=f"FC{i}", gain=1.0, integral_s=200.0) for i in (1, 2))
     config = ControllerConfig.model_validate({"loop": {"speed_tolerance": 0.9}})
-    with Tanks(speed=30.0, index=5) as tanks:
+    with Tanks(speed=30.0, index=5, lease=lease) as tanks:
         clock = ScaledClock(30.0, tanks.state()["time_s"])
         async with OpcUaLink(spec, clock, tanks.endpoint) as link:
             loop = ControlLoop(spec, config, link, PidController(spec, loops), None, clock)
