@@ -37,7 +37,7 @@ def held(bench: Bench, setting: str, bare: bool) -> list[Outcome]:
     with (
         Tanks(setting, speed=settings.speed, seed=bench.seed + 11, bare=bare) as tanks,
         Controller(
-            folder, path, tanks.endpoint, config={**CALM, **(BARE if bare else {})}, checkpoint=bench.model(setting)
+            folder, path, tanks.endpoint, config=BARE if bare else CALM, checkpoint=bench.model(setting)
         ) as control,
     ):
         if why := control.auto():

@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.foreign.bench import Bench, together
 from benchmarks.foreign.node import Console, Tanks
 from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
-from benchmarks.foreign.product import BARE, Controller, until
+from benchmarks.foreign.product import BARE, CALM, Controller, until
 from benchmarks.foreign.simulated import PLANT, Simulated
 from plant.spec import PlantSpec, load_spec
 
@@ -87,7 +87,7 @@ def walk(bench: Bench, kind: Kind) -> dict[str, list[Outcome]]:
     folder, found = bench.folder / "field_bus" / re.sub(r"\W+", "_", kind.name), {}
     with contextlib.ExitStack() as stack:
         plant = stack.enter_context(kind.plant(bench))
-        config = BARE if kind.bare else None
+        config = None if kind.name == OURS else BARE if kind.bare else CALM
         made = Controller(folder, kind.yaml, plant.endpoint, config=config, checkpoint=checkpoint)
         control = stack.enter_context(made)
         for fault, faults in FAULTS.items():

@@ -7,7 +7,7 @@ import time
 from benchmarks.foreign.bench import Bench, Tick, side_by_side
 from benchmarks.foreign.node import Tanks
 from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
-from benchmarks.foreign.product import Controller, until
+from benchmarks.foreign.product import CALM, Controller, until
 from benchmarks.foreign.simulated import PLANT, Simulated
 from plant.spec import load_spec
 
@@ -56,7 +56,9 @@ def tanks(bench: Bench) -> list[Outcome]:
     limit = min(g.limit for g in spec.guardrails)
     with (
         Tanks(speed=bench.settings.speed, seed=bench.seed + 52) as plant,
-        Controller(bench.folder / "limits" / "tanks", path, plant.endpoint, checkpoint=bench.model()) as control,
+        Controller(
+            bench.folder / "limits" / "tanks", path, plant.endpoint, config=CALM, checkpoint=bench.model()
+        ) as control,
     ):
         if why := control.auto():
             return [yes("AUTO is entered", False, why)]
@@ -86,7 +88,7 @@ def tanks(bench: Bench) -> list[Outcome]:
 def shed(bench: Bench) -> list[Outcome]:
     """Limits of 8 to 12 cm3/s, then SHED to safe values of 0: the moves go there at the rate, each as it is."""
     path, spec = bench.foreign(bare=True)
-    config = {"supervisor": {"fallback": "safe"}}
+    config = {**CALM, "supervisor": {"fallback": "safe"}}
     with (
         Tanks(speed=bench.settings.speed, seed=bench.seed + 53, bare=True) as plant,
         Controller(

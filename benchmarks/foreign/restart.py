@@ -7,7 +7,7 @@ import signal
 from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Tanks
 from benchmarks.foreign.outcomes import Case, Cases, Outcome, yes
-from benchmarks.foreign.product import Controller, until
+from benchmarks.foreign.product import CALM, Controller, until
 from plant.opcua.controller_client import ControllerSnapshot
 
 MODES = ("OFF", "ADVISORY", "MANUAL", "AUTO", "SHED")
@@ -28,7 +28,7 @@ def killed(bench: Bench, mode: str) -> list[Outcome]:
     path, _ = bench.foreign()
     folder, model = bench.folder / "restart" / mode.lower(), bench.model()
     with Tanks(speed=bench.settings.speed, seed=bench.seed + 41) as tanks:
-        with Controller(folder, path, tanks.endpoint, checkpoint=model) as control:
+        with Controller(folder, path, tanks.endpoint, config=CALM, checkpoint=model) as control:
             if why := _brought(control, mode):
                 return [yes("the mode is entered", False, why)]
             for tag, value in TARGETS.items():
@@ -38,7 +38,7 @@ def killed(bench: Bench, mode: str) -> list[Outcome]:
             before = control.wait(lambda s: s.limits.get("FC1") == LIMITS)
             until(lambda: False, 1.0)  # what is to be kept is written by now
             control.end(signal.SIGKILL)
-        with Controller(folder, path, tanks.endpoint, checkpoint=model, mode="auto") as control:
+        with Controller(folder, path, tanks.endpoint, config=CALM, checkpoint=model, mode="auto") as control:
             after = control.wait(lambda s: s.cycles > 3)
             entered = control.wait(lambda s: s.mode_actual == "AUTO", _LOOK_S) is not None
             again = control.auto(30.0)

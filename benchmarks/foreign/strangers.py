@@ -15,7 +15,7 @@ from asyncua import Client, ua
 from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Console, Tanks
 from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
-from benchmarks.foreign.product import Controller, until
+from benchmarks.foreign.product import CALM, Controller, until
 from benchmarks.foreign.simulated import PLANT, Simulated
 
 HEARTBEATS = 3  # of a second each, in both plants
@@ -40,14 +40,14 @@ def attack(
     bench: Bench, whose: str, made: Callable[[], Simulated | Tanks], plant: Path | str, checkpoint: Path | None
 ) -> list[Outcome]:
     """A stranger's heartbeat and move, a second controller, the first one paused and awake again."""
-    folder = bench.folder / "strangers" / whose
-    with made() as console, Controller(folder, plant, console.endpoint, checkpoint=checkpoint) as first:
+    folder, config = bench.folder / "strangers" / whose, CALM if checkpoint else None
+    with made() as console, Controller(folder, plant, console.endpoint, config=config, checkpoint=checkpoint) as first:
         if why := first.auto():
             return [yes("AUTO is entered", False, why)]
         accepted = asyncio.run(_stranger(console.endpoint, whose))
         seen = first.now()
         undisturbed = seen is not None and seen.mode_actual == "AUTO"
-        with Controller(folder / "second", plant, console.endpoint, checkpoint=checkpoint) as second:
+        with Controller(folder / "second", plant, console.endpoint, config=config, checkpoint=checkpoint) as second:
             second.wait(lambda s: s.cycles > 5)
             refused = second.auto(3.0)
             now = first.now()
@@ -79,7 +79,7 @@ def taken(bench: Bench) -> list[Outcome]:
     folder = bench.folder / "strangers" / "token"
     with (
         Tanks(speed=bench.settings.speed, seed=bench.seed + 32) as tanks,
-        Controller(folder, path, tanks.endpoint, checkpoint=bench.model()) as control,
+        Controller(folder, path, tanks.endpoint, config=CALM, checkpoint=bench.model()) as control,
     ):
         if why := control.auto():
             return [yes("AUTO is entered", False, why)]
