@@ -27,7 +27,7 @@ def cases(bench: Bench) -> Cases:
     tests = load(_TESTS)
     changed = {f"changed: {kind}": tamper for kind, tamper in tests.CHANGED.items()}
     implausible = {f"implausible: {kind}": sealed(tamper) for kind, (tamper, _) in tests.IMPLAUSIBLE.items()}
-    doubted = {kind: tamper for kind, (tamper, _) in tests.DOUBTED.items()}
+    doubted = tests.DOUBTED
 
     def case(what: Callable[..., list[Outcome]], *arguments: object) -> Case:
         return lambda: what(bench, *arguments)
@@ -35,7 +35,7 @@ def cases(bench: Bench) -> Cases:
     return {
         "changed or implausible": case(unloaded, changed | implausible),
         "the command itself": case(commanded, changed["changed: one bit of the weights"]),
-        **side_by_side({**{kind: case(doubt, kind, doubted[kind]) for kind in _LIVE}, "cold surprise": case(cold)}),
+        **side_by_side({**{kind: case(doubt, kind, *doubted[kind]) for kind in _LIVE}, "cold surprise": case(cold)}),
     }
 
 
@@ -83,7 +83,7 @@ def commanded(bench: Bench, tamper: Callable[[Path], object]) -> list[Outcome]:
     return [yes("refused in one line, exit status not 0", code > 0 and len(lines) == 1, (lines or [said])[-1][:160])]
 
 
-def doubt(bench: Bench, kind: str, tamper: Callable[[Path], object]) -> list[Outcome]:
+def doubt(bench: Bench, kind: str, tamper: Callable[[Path], object], said: str) -> list[Outcome]:
     """A model that may advise: AUTO is refused and says why."""
     folder = copy(bench, sealed(tamper), kind)
     with (
@@ -96,7 +96,7 @@ def doubt(bench: Bench, kind: str, tamper: Callable[[Path], object]) -> list[Out
         entered = seen is None or seen.mode_actual == "AUTO" or bool(plant.state()["granted"])
     return [
         none("models in AUTO that do not deserve it", entered),
-        yes("the refusal names the model", "model" in why, why[:160]),
+        yes("the refusal says why", said in why, why[:160]),
     ]
 
 
