@@ -11,7 +11,7 @@ from benchmarks.foreign.node import Tanks
 from benchmarks.foreign.outcomes import Cases, Outcome, none, not_run, yes
 from benchmarks.foreign.product import Running, run, until
 
-_TRAIN_S, _CHECK_S, _RECORD_S = 600.0, 60.0, 10.0  # wall
+_TRAIN_S, _CHECK_S, _RECORD_S = 1200.0, 60.0, 10.0  # wall
 
 
 def cases(bench: Bench) -> Cases:
