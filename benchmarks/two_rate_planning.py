@@ -235,5 +235,5 @@ class TwoRateMpc(Uncompiled):
             self._plan = problem.previous[:, None].expand(-1, self.config.horizon, -1)
         return problem
 
-    def _goal(self, targets: Tensor, dvs: Tensor) -> Tensor:
+    def _goal(self, problem: Problem) -> Tensor:
         return self._path[:, self._age : self._age + self.config.horizon] - self._missed

@@ -129,7 +129,7 @@ def noting(made: list[Noting], refused_above: float = np.inf) -> Callable[..., I
 
 
 def test_a_discrete_mv_visits_its_levels(basin: Callable[..., PlantSpec]) -> None:
-    spec, links = basin(30.0, levels=[0, 45, 50, 55, 100]), []
+    spec, links = basin(30.0, levels=[0, 45, 50, 55, 100], rate_per_s=5.0), []
     run = guest_run(spec, plan_test(spec, seed=3, hours=0.5), STEADY, 3, go_on=True, make=noting(links))
     assert set(links[0].moves) == {45.0, 50.0, 55.0}, "its neighbours, and nothing between"
     assert off(spec, run.visit) <= 1.0
