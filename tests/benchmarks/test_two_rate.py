@@ -11,6 +11,7 @@ from benchmarks.two_rate_bench import QUICK, TASKS, Bench, excitation
 from benchmarks.two_rate_planning import Macro, OracleLayer, SlowLayer, TwoRateMpc
 from controllers.contracts import Observation, Targets
 from controllers.evaluation.closed_loop import limits_of
+from controllers.planning.problem import Problem
 from models.windows import Run
 from plant.errors import ControlError, ModelError
 
