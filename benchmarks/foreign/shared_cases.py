@@ -162,11 +162,12 @@ def tiny_units(w: Work) -> list[Outcome]:
     (w.folder / "usual.yaml").write_text("planner: {}\n")
     configs = ("--config", "guard0.yaml", "--config", "usual.yaml")
     code, said = w.homeostat("evaluate", "tiny.yaml", *configs, "--runs", 4, "--seeds", 2)
-    rows = [line for line in said.splitlines() if line.startswith("|") and ("guard0" in line or "usual" in line)]
-    numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", row.split("|", 2)[2])] for row in rows]
-    if code or len(numbers) < 2 or not numbers[0]:
-        return _right(code == 0 and "unsound" not in said, said)
-    return _right(numbers[1][0] <= 1.2 * numbers[0][0] + 1e-9, "\n".join(rows))
+    rows = {c[1].strip(): c for line in said.splitlines() if (c := line.split("|")) and len(c) > 5}
+    if code or not {"error PV", "unsound"} <= rows.keys():
+        return _right(False, said)
+    guarded, usual = (float(rows["error PV"][i].split()[0]) for i in (3, 4))
+    unsound = float(rows["unsound"][4].split()[0])
+    return _right(usual <= 1.2 * guarded and unsound == 0.0, "|".join(rows["error PV"]))
 
 
 def fill_values(w: Work) -> list[Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from plant.errors import SpecError
 from plant.spec import PlantSpec, load_spec
 
 out, err = Console(), Console(stderr=True)
@@ -41,6 +43,11 @@ def load_plant(plant: str) -> PlantSpec:
 
 
 def disclaimer_of(spec: PlantSpec) -> str:
+    """What the plant, or its simulator, must always be seen with; nothing of a simulator that is not installed here: a plant is
+    watched and controlled without it."""
     from simulators.registry import simulator_of
 
-    return spec.disclaimer or (simulator_of(spec).disclaimer if spec.simulator else "")
+    if not spec.disclaimer and spec.simulator:
+        with contextlib.suppress(SpecError):
+            return simulator_of(spec).disclaimer
+    return spec.disclaimer

@@ -144,6 +144,14 @@ def test_what_control_shows_is_a_configuration_it_takes(homeostat, tmp_path: Pat
     assert homeostat("control", "reactor", "--config", "control.yaml", "--show-config") == (0, first, "")
 
 
+def test_a_plant_is_controlled_where_its_simulator_is_not_installed(homeostat, tmp_path: Path):
+    plant = builtin_plants()["reactor"].read_text().replace("simulator: reactor", "simulator: elsewhere")
+    (tmp_path / "far.yaml").write_text(plant)
+    code, _, said = homeostat("control", "far.yaml", "--show-config")
+    assert (code, said) == (0, "")
+    one_error(homeostat("simulate", "far.yaml"), 1, "'elsewhere' is not a simulator")
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "demo"])
 def test_a_plant_nobody_knows(homeostat, command: str):
     one_error(homeostat(command, "furnace"), 1, "furnace: no such file", "Built-in plants: ")
