@@ -19,6 +19,9 @@ NOMINAL = {
     NONMINIMUM: {"LT1": 12.6, "LT2": 13.0, "LT3": 4.8, "LT4": 4.9, "FC1": 9.89, "FC2": 10.36},
 }
 
+# Identification moves: cm3/s to each side, seconds held. Where the plant first answers the wrong way it is waited for.
+TEST = {MINIMUM: {"step": 0.9, "hold_s": 75.0}, NONMINIMUM: {"step": 0.8, "hold_s": 120.0}}
+
 
 def write(
     path: Path, setting: str, *, speed: float, bare: bool = False, lease: bool = False, **changes: Any
@@ -28,6 +31,8 @@ def write(
     facts: dict[str, Any] = copy.deepcopy(read_yaml(TANKS))
     for tag in facts["tags"]:
         tag["nominal"] = NOMINAL[setting][tag["name"]]
+        if "move" in tag:
+            tag["move"]["test"] = TEST[setting]
         if bare and "move" in tag:
             for key in ("write_node", "mode"):
                 del tag["move"][key]

@@ -17,7 +17,7 @@ from benchmarks.foreign.ports import free_port
 from plant.errors import LinkError
 from plant.opcua.controller_client import ControllerClient, ControllerSnapshot
 
-CALM: Mapping[str, Any] = {"planner": {"suppression": 3.0}}  # moves no wider than a test around one point has taught
+CALM: Mapping[str, Any] = {"planner": {"suppression": 60.0}}  # moves no wider than a test around one point has taught
 BARE: Mapping[str, Any] = {**CALM, "supervisor": {"fallback": "moves"}}  # for a plant that nobody else takes
 _FIRST_S = 180.0  # a loaded machine takes its time to load a model
 _START_S = 60.0
