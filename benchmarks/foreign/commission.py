@@ -12,7 +12,10 @@ from benchmarks.foreign.outcomes import Cases, Outcome, none, not_run, yes
 from benchmarks.foreign.product import Running, run, until
 
 # Where the plant's own operators hold it while it is tested, cm above the usual levels: AUTO will step about as far.
-POINTS = ((0.0, 0.0), (0.9, -0.6), (-0.9, 0.5))
+POINTS = {
+    plants.MINIMUM: ((0.0, 0.0), (0.9, -0.6), (-0.9, 0.5)),
+    plants.NONMINIMUM: ((0.0, 0.0), (0.7, 0.6), (-0.7, -0.6)),
+}
 _SETTLE_H = 0.7  # plant hours
 _TRAIN_S, _CHECK_S, _RECORD_S = 1200.0, 60.0, 10.0  # wall
 
@@ -39,8 +42,8 @@ def commission(bench: Bench, setting: str) -> list[Outcome]:
             status = record.end()
         found.append(yes("`record` ends well", status == 0, f"exit status {status}" if status else ""))
         before, codes, words = tanks.state(), [], []
-        hours = settings.excite_hours / len(POINTS)
-        for k, point in enumerate(POINTS):
+        hours = settings.excite_hours / len(POINTS[setting])
+        for k, point in enumerate(POINTS[setting]):
             usual = plants.NOMINAL[setting]
             tanks.operate(LC1=usual["LT1"] + point[0], LC2=usual["LT2"] + point[1])
             time.sleep(_SETTLE_H * 3600 / settings.excite_speed)
