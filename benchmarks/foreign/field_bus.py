@@ -1,7 +1,6 @@
 """The field bus is dead behind a live server: every way in which old values can look young, on three kinds of plant.
 
-AUTO may go on for max(`stale_s`, 2 samples), plant seconds by the plant's speed; the loop looks once a sample, so it is given
-up at the first look after that, and nothing may be written between. A plant without a handshake goes to its fallbacks then:
+AUTO may go on for max(`stale_s`, 2 samples), plant seconds by the plant's speed, and nothing may be written after that. A plant without a handshake goes to its fallbacks then:
 such moves lead back to where its MVs stood before AUTO.
 """
 
@@ -106,7 +105,7 @@ def died(bench: Bench, kind: Kind, plant: Console, control: Controller, faults: 
     first, speed = len(plant.writes()), bench.settings.speed
     plant.fault(**faults)
     began_s, at, force = time.monotonic(), plant.state()["wall_s"], _in_force(plant)
-    allowed_s = (kind.limit_s + kind.spec.sample_time_s) / speed + _LATE_S
+    allowed_s = kind.limit_s / speed + _LATE_S
 
     def shed() -> bool:
         seen = control.now()
