@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from models.config import ModelConfig, TrainingConfig
-from plant.spec import validate_yaml
+from plant.yaml_file import validate_yaml
 
 
 class TrainFile(BaseModel):

@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from plant.errors import SpecError
-from plant.spec import PlantSpec, describe, validate_yaml
+from plant.spec import PlantSpec
+from plant.yaml_file import describe, validate_yaml
 from simulators.registry import simulator_of
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from plant.spec import PlantSpec, load_spec, read_yaml
+from plant.spec import PlantSpec, load_spec
+from plant.yaml_file import read_yaml
 
 TANKS = Path(__file__).with_name("tanks.yaml")
 ALIVE_S = 0.2  # wall seconds between two turns of its alive bit, whatever the speed

@@ -13,7 +13,7 @@ from controllers.baselines.pid import PidLoop
 from controllers.planning.config import FilterConfig, PlannerConfig
 from controllers.planning.quantile_filter import BackOff
 from plant.controller_nodes import CONTROLLER_ENDPOINT
-from plant.spec import validate_yaml
+from plant.yaml_file import validate_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -17,7 +17,7 @@ from controllers.contracts import Mode
 from controllers.runtime.alarms import Alarm, Severity
 from controllers.runtime.supervisor import Supervisor
 from controllers.runtime.targets import TargetBoard
-from plant.spec import describe
+from plant.yaml_file import describe
 
 log = logging.getLogger(__name__)
 _LARGEST = 1_000_000  # bytes

@@ -19,7 +19,8 @@ import yaml
 from historian import Historian
 from homeostat import cli
 from homeostat.commands import common
-from plant.spec import builtin_plants, load_spec, read_yaml
+from plant.spec import builtin_plants, load_spec
+from plant.yaml_file import read_yaml
 
 COMMANDS = ("simulate", "check", "record", "excite", "train", "control", "dashboard", "status", "demo")
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from plant.errors import SpecError
-from plant.spec import Guardrail, Interlock, PlantSpec, Role, builtin_plants, load_spec, validate_yaml
+from plant.spec import Guardrail, Interlock, PlantSpec, Role, builtin_plants, load_spec
+from plant.yaml_file import validate_yaml
 
 GOOD: dict[str, Any] = {
     "name": "tank",
