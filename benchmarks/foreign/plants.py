@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -48,5 +49,7 @@ def write(
             facts["handshake"]["owner"]["form"] = "session"
     facts.update(changes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(facts, sort_keys=False))
+    part = path.with_suffix(f".{threading.get_ident()}")  # cases that run side by side write the same file
+    part.write_text(yaml.safe_dump(facts, sort_keys=False))
+    part.replace(path)
     return load_spec(path)

@@ -204,7 +204,7 @@ def _recorded(w: Work, name: str, right: Callable[[dict[str, int], str], bool]) 
     stored = {}
     if db.exists():
         with Historian(db, plant, read_only=True) as store:
-            stored = {tag: store.count(tag) for tag in store.tags()}
+            stored = {tag: store.count(tag) for tag in store.tags}
     return _right(code == 0 and _clean(said) and right(stored, said), f"{said}\n{stored}")
 
 
