@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,9 @@ def join() -> tuple[int, int]:
     if size == 1:
         return 0, 1
     if not dist.is_initialized():
+        # What an optimiser imports when it is first used holds on to a group that exists by then: its threads outlive
+        # `leave`, and abort the process when the interpreter ends under them. Imported before, it holds nothing.
+        import_module("torch._dynamo")
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return dist.get_rank(), size
 

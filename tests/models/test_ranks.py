@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 _SCRIPT = """
-import json, sys
+import json, os, sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from homeostat.lockstep import excitation_run, split
@@ -50,9 +50,11 @@ trained = train(spec, long, long[:2], model, training)
 weights = torch.cat([p.detach().flatten() for p in trained.parameters()])
 apart = float((ranks.mean(weights) - weights).abs().max())
 ranks.leave()
+threads = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+left = sum("gloo" in name for name in threads)
 if rank == 0:
     with open(sys.argv[1], "w") as f:
-        json.dump({"size": size, "loss": float(total), "sigreg": float(mine.spread.detach()), "gradient": gradient, "apart": apart}, f)
+        json.dump({"size": size, "loss": float(total), "sigreg": float(mine.spread.detach()), "gradient": gradient, "apart": apart, "left": left}, f)
 """
 
 
@@ -78,4 +80,5 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert two["sigreg"] == pytest.approx(one["sigreg"], abs=1e-4), "each process sees all embeddings, not its half"
     assert two["gradient"] == pytest.approx(one["gradient"], rel=1e-3, abs=1e-5)
     assert max(map(abs, one["gradient"])) > 0.1
+    assert two["left"] == 0, "a thread of the group that outlives the interpreter aborts the process"
     assert two["apart"] < 1e-7, "after training both hold the same weights"
