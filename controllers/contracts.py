@@ -21,7 +21,10 @@ class Status(StrEnum):
     OPTIMAL = "OPTIMAL"  # converged, every guardrail kept
     FEASIBLE = "FEASIBLE"  # not converged, every guardrail kept
     DEADLINE = "DEADLINE"  # the best found when time ran out
-    RECOVERY = "RECOVERY"  # no plan keeps every guardrail: this one breaks the least, lowest rank first
+    TIGHT = (
+        "TIGHT"  # every limit is kept, not every calibrated margin: as little of it is given up, and as late, as can be
+    )
+    RECOVERY = "RECOVERY"  # no plan keeps every limit: this one breaks the least, lowest rank first
     INFEASIBLE = "INFEASIBLE"  # no answer at all: use the fallback
     FALLBACK = "FALLBACK"  # the fallback's own move
 
@@ -64,13 +67,20 @@ class Targets:
     """`values` (batch x horizon x n_target): targets at the next samples, in the order of the spec's `targets`. With no
     preview every step repeats the present target. `move_low`, `move_high` (n_mv): operator limits, inside the spec's; they bar
     no way to the safe side. `dropped` (n_mv, bool): MVs that are not ours to move; each stays at its move in force, a measured
-    disturbance. `left_out` (n_target, bool): targets whose CV can no longer be predicted; they cost nothing. None: no such."""
+    disturbance. `left_out` (n_target, bool): targets whose CV can no longer be predicted; they cost nothing. None: no such.
+
+    `zones` (n_zone x 2): low and high as operators have set them, NaN where a side is open; None: the spec's. `prices` (n_price):
+    as they hold now, by unit and hour; None: the spec's. `rest` (batch x n_mv): where the MVs are to rest, NaN where nowhere in
+    particular; None: the spec's `move.rest`."""
 
     values: Array
     move_low: Array
     move_high: Array
     dropped: NDArray[np.bool_] | None = None
     left_out: NDArray[np.bool_] | None = None
+    zones: Array | None = None
+    prices: Array | None = None
+    rest: Array | None = None
 
 
 @dataclass(frozen=True)

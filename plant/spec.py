@@ -13,11 +13,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from plant.errors import SpecError
 from plant.handshake import Handshake, Plain, simulated
 from plant.node_ids import NodeAddress, parse_node_id
+from plant.strict import Bounds, Strict
+from plant.wants import Price, Target, Zone, unlike
 from plant.yaml_file import validate_yaml
 
 
@@ -30,21 +32,14 @@ class Role(StrEnum):
     COND = "COND"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Bounds = tuple[float, float]
-
-
-class LoopMode(_Strict):
+class LoopMode(Strict):
     """The mode of the loop under an MV: our moves count only while `node` reads one of `accepts`."""
 
     node: str
     accepts: Annotated[tuple[Plain, ...], Field(min_length=1)]
 
 
-class Test(_Strict):
+class Test(Strict):
     """An identification test of one MV: moves of about `step` (the MV's unit) to each side of where it stands, each held for
     about `hold_s` plant seconds."""
 
@@ -54,13 +49,14 @@ class Test(_Strict):
     hold_s: Annotated[float, Field(gt=0)] | None = None
 
 
-class Move(_Strict):
+class Move(Strict):
     """What only an MV has. `rate_per_s` is the largest |change| per plant second; `safe` is the full fallback.
 
     - `levels`, or `step`: a discrete MV takes one of these values, or multiples of a step from the low limit on.
     - `write_node`: where moves are written, if not to the node that is read. `mode`: the loop under the MV.
     - `optional`: it may drop out of remote control alone, and the others go on. `fallback`: where it goes when AUTO is given
       up and no other layer takes it: back to what it was `before_auto`, to `safe`, nowhere (`hold`), or to a value.
+    - `rest`: where it rests when nothing asks it to be elsewhere; None: nowhere in particular.
     - `test`: how an identification test moves it. Lock-step excitation stays in `excitation`, by default the limits; above that
       comes a random share of `feed_forward`: what a DV above its nominal value calls for, in the MV's unit a unit of the DV."""
 
@@ -73,9 +69,10 @@ class Move(_Strict):
     mode: LoopMode | None = None
     optional: bool = False
     fallback: Literal["before_auto", "safe", "hold"] | float = "before_auto"
+    rest: float | None = None
     test: Test = Test()
     excitation: Bounds | None = None
-    feed_forward: dict[str, float] = {}
+    feed_forward: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> Move:
@@ -86,6 +83,8 @@ class Move(_Strict):
         low, high = self.excited
         if not self.limits[0] <= low < high <= self.limits[1]:
             raise ValueError(f"excitation {[low, high]} must be [low, high] inside limits {list(self.limits)}")
+        if self.rest is not None and not self.limits[0] <= self.rest <= self.limits[1]:
+            raise ValueError(f"rest ({self.rest}) must lie inside limits {list(self.limits)}")
         if not isinstance(self.fallback, str) and not self.limits[0] <= self.fallback <= self.limits[1]:
             raise ValueError(f"fallback ({self.fallback}) must lie inside limits {list(self.limits)}")
         if self.test.step is not None and self.test.step > self.span:
@@ -139,7 +138,7 @@ class Move(_Strict):
         return self.rate_per_s * seconds
 
 
-class Tag(_Strict):
+class Tag(Strict):
     """One signal. `range` is the engineering range (EURange), `noise` the sensor's standard deviation, `nominal` the
     value at the usual operating point, all in `unit`. A `critical` tag that goes bad, stale or frozen sheds the loop.
     `period_s` is how often a CV or AUX slower than the sample time has a new value; between two it is missing, not held.
@@ -164,7 +163,7 @@ class Tag(_Strict):
     stamps: Literal["scan", "on_change"] | None = None
     over_range: Annotated[float, Field(ge=0)] = 0.02
     resolution: Annotated[float, Field(ge=0)] = 0.0
-    states: dict[int, str] = {}
+    states: dict[int, str] = Field(default_factory=dict)
     move: Move | None = None
 
     @model_validator(mode="after")
@@ -195,7 +194,7 @@ class Tag(_Strict):
         return (self.stamps or ("on_change" if self.role in (Role.MV, Role.COND) else "scan")) == "scan"
 
 
-class Guardrail(_Strict):
+class Guardrail(Strict):
     """A limit that no objective may buy. Rank 1 is the last to be relaxed. Exactly one of `max` and `min`, in the tag's
     unit. `fallback_tag` names a HIDDEN tag that labels the worst value of `tag` within `fallback_s` plant seconds if the
     fallback took over now: long enough for the slowest creep past the limit. It stops at the end of that tag's range, for
@@ -242,16 +241,7 @@ class Guardrail(_Strict):
         return self.sign * (self.limit - value)
 
 
-class Target(_Strict):
-    """A CV's target: its usual value, the range operators may ask for, and the error that counts as one unit."""
-
-    tag: str
-    value: float
-    limits: Bounds
-    scale: Annotated[float, Field(gt=0)]
-
-
-class Loop(_Strict):
+class Loop(Strict):
     """A local PID: mv = bias + gain * (e + integral(e)/integral_s + derivative_s * de/dt), e = set_point - pv."""
 
     mv: str
@@ -262,7 +252,7 @@ class Loop(_Strict):
     derivative_s: Annotated[float, Field(ge=0)] = 0.0
 
 
-class Interlock(_Strict):
+class Interlock(Strict):
     """Above `trip` (below it, when `trip < reset`) every MV in `moves` is driven to its value at its rate limit, until
     the tag is back past `reset`. A bad `tag` trips it too."""
 
@@ -272,14 +262,14 @@ class Interlock(_Strict):
     moves: dict[str, float]
 
 
-class Regulatory(_Strict):
+class Regulatory(Strict):
     """The plant's own control layer: local loops and interlocks. It works when everything else is dead."""
 
     loops: tuple[Loop, ...] = ()
     interlocks: tuple[Interlock, ...] = ()
 
 
-class PlantSpec(_Strict):
+class PlantSpec(Strict):
     """A plant. `sample_time_s` is the control and model sample, `scan_time_s` the endpoint's own scan (plant seconds), a whole
     number of which make a sample. `namespaces`: alias -> namespace URI, for node ids written `alias:s=Name`. `handshake`: who
     holds the plant; without one it can be watched, and moved only by a controller whose fallback needs no other layer. A source
@@ -292,14 +282,16 @@ class PlantSpec(_Strict):
     sample_time_s: Annotated[float, Field(gt=0)]
     scan_time_s: Annotated[float, Field(gt=0)]
     simulator: str | None = None
-    namespaces: dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Annotated[str, Field(min_length=1)]
-    ] = {}
+    namespaces: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Annotated[str, Field(min_length=1)]] = (
+        Field(default_factory=dict)
+    )
     handshake: Annotated[Handshake | None, BeforeValidator(simulated)] = None
     stamp_window_s: Annotated[float, Field(gt=0)] = 86400.0
     tags: Annotated[tuple[Tag, ...], Field(min_length=1)]
     guardrails: tuple[Guardrail, ...] = ()
     targets: tuple[Target, ...] = ()
+    zones: tuple[Zone, ...] = ()
+    prices: tuple[Price, ...] = ()
     regulatory: Regulatory = Regulatory()
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -349,6 +341,13 @@ class PlantSpec(_Strict):
             need(t.tag, f"targets[{i}].tag", Role.CV)
             if not t.limits[0] <= t.value <= t.limits[1]:
                 raise ValueError(f"targets[{i}].value ({t.value}) must lie inside its limits {list(t.limits)}")
+        for field, tags in (("zones", [z.tag for z in self.zones]), ("prices", [p.tag for p in self.prices])):
+            for i, tag in enumerate(tags):
+                need(tag, f"{field}[{i}].tag", Role.CV, Role.AUX, *([Role.MV] if field == "prices" else []))
+            if doubled := sorted({t for t in tags if tags.count(t) > 1}):
+                raise ValueError(f"{field} name {', '.join(doubled)} twice")
+        if why := unlike(self.prices):
+            raise ValueError(why)
         for i, loop in enumerate(self.regulatory.loops):
             need(loop.mv, f"regulatory.loops[{i}].mv", Role.MV)
             need(loop.pv, f"regulatory.loops[{i}].pv", Role.CV, Role.AUX, Role.DV)
@@ -414,6 +413,10 @@ class PlantSpec(_Strict):
     def scale(self, guardrail: Guardrail) -> float:
         """One unit of violation of a guardrail, in its tag's unit."""
         return guardrail.scale if guardrail.scale is not None else self.tag(guardrail.tag).span / 100
+
+    def zone_scale(self, zone: Zone) -> float:
+        """One unit outside a zone, in its tag's unit."""
+        return zone.scale if zone.scale is not None else self.tag(zone.tag).span / 100
 
     def test_limit(self, guardrail: Guardrail) -> float:
         """Where identification tests of a live plant turn back, in the tag's unit."""
