@@ -99,6 +99,8 @@ class Decision:
     - `bias` (batch x n_measured): the filtered prediction error added to the predictions.
     - `solve_time_s`: wall time of the whole decision.
     - `why` (batch,): what an operator should know about the plan, in a sentence; '' or nothing where there is nothing.
+    - `rest` (batch x n_mv): where the steady-state layer lets the MVs rest, NaN where nowhere in particular; None: no such layer.
+    - `active` (batch,): what holds the plant at its economic best and at what price, in a sentence; '' where nothing does.
     """
 
     moves: Array
@@ -113,6 +115,8 @@ class Decision:
     solve_time_s: float
     energy: Mapping[str, Array] = field(default_factory=dict)
     why: tuple[str, ...] = ()
+    rest: Array | None = None
+    active: tuple[str, ...] = ()
 
     @classmethod
     def of_moves(cls, spec: PlantSpec, moves: Array, solve_time_s: float) -> Decision:

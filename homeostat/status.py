@@ -14,8 +14,8 @@ from plant.spec import PlantSpec
 
 
 def read_status(spec: PlantSpec, controller: str, historian: Path) -> dict[str, Any]:
-    """Mode, reasons, plan status, solve time (ms), sample age (plant s), margins, targets, a word for each tag,
-    doubts about the model, active alarms; historian size and newest sample. What cannot be reached says why instead of failing the rest."""
+    """Mode, reasons, plan status, solve time (ms), sample age (plant s), margins, what is asked for (targets, zones, prices, what is
+    scheduled, where MVs rest), what holds it, a word for each tag, doubts about the model, active alarms; historian size and newest sample. What cannot be reached says why instead of failing the rest."""
     facts: dict[str, Any] = {"plant": spec.name, "controller": "reachable"}
     client = ControllerClient(controller)
     try:
@@ -25,7 +25,9 @@ def read_status(spec: PlantSpec, controller: str, historian: Path) -> dict[str, 
             "plan_status": shot.plan_status, "solve_time_ms": shot.solve_time_ms, "sample_age_s": shot.sample_age_s,
             "violation": shot.violation, "surprise": shot.surprise, "cycles": shot.cycles,
             "missed_deadlines": shot.missed_deadlines, "jitter_p99_ms": shot.jitter_p99_ms,
-            "targets": dict(shot.targets), "limits": {k: list(v) for k, v in shot.limits.items()},
+            "targets": dict(shot.targets), "zones": {k: list(v) for k, v in shot.zones.items()}, "prices": dict(shot.prices),
+            "rest": dict(shot.rest), "schedule": [asdict(c) for c in shot.schedule], "why": shot.why, "active": shot.active,
+            "limits": {k: list(v) for k, v in shot.limits.items()},
             "margins": {k: asdict(m) for k, m in shot.margins.items()},
             "tag_status": dict(shot.tag_status), "doubts": list(shot.doubts), "published_s": shot.published_s,
             "alarms": [a.message for a in shot.alarms if a.active],
@@ -46,6 +48,6 @@ def _finite(value: Any) -> Any:
     """JSON has no NaN: None stands for it."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

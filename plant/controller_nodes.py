@@ -30,6 +30,12 @@ class Variable(StrEnum):
     CYCLES = "Cycles"
     JITTER_P99 = "JitterP99"  # ms
     TARGETS = "Targets"  # {tag: value}
+    ZONES = "Zones"  # {tag: [low, high]}, null where a side is open
+    PRICES = "Prices"  # {tag: money by unit and hour}
+    SCHEDULE = "Schedule"  # [{"time_s", "tag", "asked": value or [low, high]}], what is to come
+    REST = "Rest"  # {mv: where it is to rest}, those that have such a place
+    WHY = "Why"  # what an operator should know about the plan, in a sentence
+    ACTIVE = "Active"  # what holds the plant at its economic best, and at what price
     LIMITS = "Limits"  # {mv: [low, high]}
     MARGINS = "Margins"  # {guardrail: {"now": , "worst": , "calibrated": }}
     PREDICTION = "Prediction"  # {"time_s": [..], "tags": {tag: [..]}, "moves": {mv: [..]}}
@@ -45,6 +51,10 @@ class Method(StrEnum):
 
     SET_MODE = "SetMode"
     SET_TARGET = "SetTarget"
+    SET_ZONE = "SetZone"  # NaN: that side is open
+    SET_COST = "SetCost"  # by unit of the tag and hour, in the plant's currency
+    SCHEDULE_TARGET = "ScheduleTarget"  # at: ISO 8601 with a time zone, or plant s since the Unix epoch
+    UNSCHEDULE = "Unschedule"  # what is scheduled by hand for the tag
     SET_LIMIT = "SetLimit"
     SET_MOVE = "SetMove"
     ACKNOWLEDGE = "Acknowledge"
@@ -72,6 +82,10 @@ VARIABLE_KINDS: dict[Variable, Kind] = {
 METHOD_INPUTS: dict[Method, tuple[tuple[str, Kind], ...]] = {
     Method.SET_MODE: (("mode", "String"), ("who", "String"), ("reason", "String")),
     Method.SET_TARGET: (("tag", "String"), ("value", "Double"), ("who", "String")),
+    Method.SET_ZONE: (("tag", "String"), ("low", "Double"), ("high", "Double"), ("who", "String")),
+    Method.SET_COST: (("tag", "String"), ("per_unit", "Double"), ("who", "String")),
+    Method.SCHEDULE_TARGET: (("tag", "String"), ("value", "Double"), ("at", "String"), ("who", "String")),
+    Method.UNSCHEDULE: (("tag", "String"), ("who", "String")),
     Method.SET_LIMIT: (("mv", "String"), ("low", "Double"), ("high", "Double"), ("who", "String")),
     Method.SET_MOVE: (("mv", "String"), ("value", "Double"), ("who", "String")),
     Method.ACKNOWLEDGE: (("key", "String"), ("who", "String")),

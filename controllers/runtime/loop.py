@@ -20,14 +20,15 @@ from controllers.runtime.observed import Cause, Observed
 from controllers.runtime.plant_access import PlantAccess
 from controllers.runtime.plant_time import PlantTime
 from controllers.runtime.quality import InputQuality, Inputs
-from controllers.runtime.records import Recorder, Records
+from controllers.runtime.records import Recorder, Records, without_nan
+from controllers.runtime.schedule import time_of
 from controllers.runtime.slow_tags import SlowTags
 from controllers.runtime.solver import Solver
 from controllers.runtime.spoken import ANSWER, KEY, REASON, WHO, plain
-from controllers.runtime.state import ControllerState, margins_of, prediction_of
+from controllers.runtime.state import ControllerState, margins_of, prediction_of, rest_of, said_of
 from controllers.runtime.supervisor import Supervisor
 from controllers.runtime.surprised import Surprised, Watching, surprised
-from controllers.runtime.targets import TargetBoard
+from controllers.runtime.targets import Change, TargetBoard
 from plant.clock import Clock
 from plant.link import Link, PlantMode, Sample
 from plant.spec import PlantSpec
@@ -194,7 +195,7 @@ class ControlLoop:
         if decision is not None and sample is not None:
             self._plan = (sample.time_s, decision)
             self.figures.solve_s.append(decision.solve_time_s)
-            self._recorder.decision(sample.time_s, supervisor.mode, decision, self._surprise)
+            self._recorder.decision(sample.time_s, supervisor.mode, decision, self._surprise, self.targets)
         if action.enter_auto:
             await self.set_mode(Mode.AUTO, supervisor.standing, "conditions are met")
 
@@ -227,11 +228,13 @@ class ControlLoop:
         partial = self.supervisor.partial
         dropped, given_up = partial.dropped.keys() | partial.unable.keys(), partial.given_up(inputs)
         targets = Targets(
-            self.targets.ahead(sample.time_s, self._controller.horizon),
+            self._due(sample.time_s).ahead(sample.time_s, self._controller.horizon),
             np.array([limits[t.name][0] for t in self.spec.mvs]),
             np.array([limits[t.name][1] for t in self.spec.mvs]),
             np.array([t.name in dropped for t in self.spec.mvs]) if dropped else None,
             np.array([t.tag in given_up for t in self.spec.targets]) if given_up else None,
+            self.targets.zones_now(),
+            self.targets.prices_now(),
         )
         self._plant.heartbeat.expect(self._deadline_s)
         answer = await self._solver.decide(observation, targets, self._deadline_s)
@@ -299,6 +302,43 @@ class ControlLoop:
         before = self.targets.values.get(tag, "")
         return self._audited(who, "SetTarget", tag, before, value, self.targets.set(tag, value))
 
+    def set_zone(self, tag: str, low: float, high: float, who: str) -> str:
+        """Ask for a zone; NaN: that side is open. Returns '' or why not."""
+        before = list(self.targets.zones.get(tag, ""))
+        refusal = self.targets.set_zone(tag, low, high)
+        return self._audited(who, "SetZone", tag, before, without_nan([low, high]), refusal)
+
+    def set_cost(self, tag: str, per_unit: float, who: str) -> str:
+        """Ask for a price, by unit of the tag and hour in the plant's currency. Returns '' or why not."""
+        before = self.targets.prices.get(tag, "")
+        return self._audited(who, "SetCost", tag, before, per_unit, self.targets.set_cost(tag, per_unit))
+
+    def schedule_target(self, tag: str, value: float, at: str, who: str) -> str:
+        """Ask for a target from a time on: ISO 8601 with a time zone, or plant s since the Unix epoch. Returns '' or why not."""
+        try:
+            at_s = time_of(at)
+        except ValueError as e:
+            refusal = str(e)
+        else:
+            now_s = self._time.now_s()
+            late = f"{plain(at, KEY)} is {now_s - at_s:.0f} s ago; set it now instead" if at_s <= now_s else ""
+            refusal = late or self.targets.schedule(Change(at_s, tag, value))
+        return self._audited(who, "ScheduleTarget", tag, "", f"{value:g} from {plain(at, KEY)}", refusal)
+
+    def unschedule(self, tag: str, who: str) -> str:
+        """Drop what is scheduled by hand for a tag. Returns '' or why not."""
+        before = [[c.at_s, c.asked] for c in self.targets.by_hand if c.tag == tag]
+        return self._audited(who, "Unschedule", tag, before, "", self.targets.unschedule(tag))
+
+    def _due(self, now_s: float) -> TargetBoard:
+        """The board with everything in force that is due; what changed by that is recorded as the schedule's."""
+        was = {False: self.targets.values, True: self.targets.zones}
+        for change in self.targets.due(now_s):
+            tag, zone = change.of
+            old, new = (list(v) if isinstance(v, tuple) else v for v in (was[zone][tag], change.asked))
+            self._recorder.audit(now_s, "schedule", "SetZone" if zone else "SetTarget", tag, old, new, "")
+        return self.targets
+
     def set_limit(self, mv: str, low: float, high: float, who: str) -> str:
         """Ask for an MV's operator limits. Returns '' or why not."""
         before = list(self.supervisor.clamp.asked.get(mv, ""))
@@ -357,6 +397,12 @@ class ControlLoop:
             missed_deadlines=f.missed_deadlines,
             overruns=f.overruns,
             targets=self.targets.values,
+            zones=self.targets.zones,
+            prices=self.targets.prices,
+            schedule=self.targets.coming,
+            rest=rest_of(self.spec, plan),
+            why=said_of(plan.why) if plan else "",
+            active=said_of(plan.active) if plan else "",
             limits=s.clamp.asked,
             margins=margins_of(self.spec, self._inputs, plan),
             prediction=prediction_of(self.spec, plan, plan_s),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from controllers.contracts import Mode
 from controllers.runtime.alarms import Alarm, Severity
 from controllers.runtime.supervisor import Supervisor
-from controllers.runtime.targets import TargetBoard
+from controllers.runtime.targets import Change, Sides, TargetBoard
 from plant.yaml_file import describe
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class RememberedAlarm(_Strict):
 
 class Remembered(_Strict):
     """`mode`: what was in force; `wish`: what a person had asked for; `orderly`: the controller ended because it was told to.
-    `before_auto`: where MVs stood before AUTO; `put_back`: they were, or a person has had a say since. `scheduled`: targets from
-    a plant time on."""
+    `before_auto`: where MVs stood before AUTO; `put_back`: they were, or a person has had a say since. `scheduled`: targets and
+    zones that people have scheduled, from a plant time on; `taken`: what last came into force out of a schedule file."""
 
     version: Literal[1] = 1
     plant: str
@@ -47,7 +47,10 @@ class Remembered(_Strict):
     wish: Mode = Mode.OFF
     orderly: bool = False
     targets: dict[str, float] = {}
-    scheduled: tuple[tuple[float, str, float], ...] = ()
+    zones: dict[str, Sides] = {}
+    prices: dict[str, float] = {}
+    scheduled: tuple[tuple[float, str, float | Sides], ...] = ()
+    taken: tuple[tuple[float, str, float | Sides], ...] = ()
     limits: dict[str, tuple[float, float]] = {}
     before_auto: dict[str, float] = {}
     put_back: bool = True
@@ -129,7 +132,10 @@ def remembered(supervisor: Supervisor, targets: TargetBoard, plant: str) -> Reme
         mode=supervisor.mode,
         wish=supervisor.target,
         targets=targets.values,
-        scheduled=targets.scheduled,
+        zones=targets.zones,
+        prices=targets.prices,
+        scheduled=tuple((c.at_s, c.tag, c.asked) for c in targets.by_hand),
+        taken=tuple((c.at_s, c.tag, c.asked) for c in targets.taken),
         limits=supervisor.clamp.asked,
         before_auto={mv: v for mv, v in fallback.before_auto.items() if math.isfinite(v)},
         put_back=fallback.put_back and not supervisor.active,
@@ -150,7 +156,10 @@ def remembered(supervisor: Supervisor, targets: TargetBoard, plant: str) -> Reme
 def restore(kept: Remembered, supervisor: Supervisor, targets: TargetBoard) -> str:
     """Put back in force what still fits the plant. Returns why AUTO waits for a person, '' when it need not."""
     asked = [targets.set(tag, value) for tag, value in kept.targets.items()]
-    asked += [targets.schedule(tag, value, at_s) for at_s, tag, value in kept.scheduled]
+    asked += [targets.set_zone(tag, *sides) for tag, sides in kept.zones.items()]
+    asked += [targets.set_cost(tag, per_unit) for tag, per_unit in kept.prices.items()]
+    asked += [targets.schedule(Change(*change)) for change in kept.scheduled]
+    targets.restore_taken(Change(*change) for change in kept.taken)
     asked += [supervisor.clamp.ask(mv, *limits) for mv, limits in kept.limits.items()]
     for refusal in filter(None, asked):
         log.warning("what was in force before the restart no longer fits the plant: %s", refusal)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -114,6 +115,8 @@ class ControllerServer:
                 few = len(arguments) < len(inputs)
                 code = ua.StatusCodes.BadArgumentsMissing if few else ua.StatusCodes.BadTooManyArguments
                 return ua.CallMethodResult(StatusCode=ua.StatusCode(code))
+            if method is Method.SET_ZONE:  # an empty side is an open one
+                arguments = tuple(ua.Variant(math.nan, ua.VariantType.Double) if _empty(a) else a for a in arguments)
             fits = [
                 a.VariantType is ua.VariantType[kind] and not a.is_array and a.Value is not None
                 for a, (_, kind) in zip(arguments, inputs, strict=True)
@@ -139,6 +142,14 @@ class ControllerServer:
                 return await loop.set_mode(*values)
             case Method.SET_TARGET:
                 return loop.set_target(*values)
+            case Method.SET_ZONE:
+                return loop.set_zone(*values)
+            case Method.SET_COST:
+                return loop.set_cost(*values)
+            case Method.SCHEDULE_TARGET:
+                return loop.schedule_target(*values)
+            case Method.UNSCHEDULE:
+                return loop.unschedule(*values)
             case Method.SET_LIMIT:
                 return loop.set_limit(*values)
             case Method.SET_MOVE:
@@ -202,6 +213,12 @@ def node_values(state: ControllerState) -> dict[Variable, str | float | int]:
         Variable.CYCLES: state.cycles % 2**32,
         Variable.JITTER_P99: state.jitter_p99_ms,
         Variable.TARGETS: _json(state.targets),
+        Variable.ZONES: _json(state.zones),
+        Variable.PRICES: _json(state.prices),
+        Variable.SCHEDULE: _json([{"time_s": c.at_s, "tag": c.tag, "asked": c.asked} for c in state.schedule]),
+        Variable.REST: _json(state.rest),
+        Variable.WHY: state.why,
+        Variable.ACTIVE: state.active,
         Variable.LIMITS: _json(state.limits),
         Variable.MARGINS: _json(
             {k: {"now": m.now, "worst": m.worst, "calibrated": m.calibrated} for k, m in state.margins.items()}
@@ -232,6 +249,10 @@ def _json(value: Any) -> str:
 
 async def _read_only(_node: ua.NodeId, _value: ua.DataValue) -> ua.StatusCode:
     return ua.StatusCode(ua.StatusCodes.BadNotWritable)
+
+
+def _empty(argument: ua.Variant) -> bool:
+    return argument.VariantType is ua.VariantType.Null and not argument.is_array
 
 
 def _argument(name: str, kind: str) -> ua.Argument:

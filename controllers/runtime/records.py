@@ -12,8 +12,9 @@ import numpy as np
 
 from controllers.contracts import Decision
 from controllers.runtime.alarms import Event
-from controllers.runtime.state import margins_of, prediction_of
+from controllers.runtime.state import margins_of, prediction_of, rest_of, said_of
 from controllers.runtime.surprised import Surprised
+from controllers.runtime.targets import TargetBoard
 from plant.errors import HistorianError
 from plant.spec import PlantSpec
 
@@ -68,9 +69,9 @@ class Recorder:
         log.info("%s: %s %s: %s -> %s: %s", who, action, target, old, new, refusal or "accepted")
         self._guard(lambda r: r.audit(time_s, who, action, target, old, new, not refusal, refusal))
 
-    def decision(self, time_s: float, mode: str, d: Decision, surprise: Surprised | None) -> None:
-        """A decision made for the sample of plant time `time_s`, with what it expects of the plant, and whether the plant
-        did what was expected of it."""
+    def decision(self, time_s: float, mode: str, d: Decision, surprise: Surprised | None, board: TargetBoard) -> None:
+        """A decision made for the sample of plant time `time_s`, with what was asked for, what it expects of the plant, and whether
+        the plant did what was expected of it."""
         plan = prediction_of(self._spec, d, time_s)
         data = {
             "moves": {t.name: float(m) for t, m in zip(self._spec.mvs, d.moves[0], strict=True)},
@@ -80,6 +81,9 @@ class Recorder:
             "bias": {t.name: float(b) for t, b in zip(self._spec.measured, np.ravel(d.bias), strict=False)},
             "blame": dict(surprise.tags) if surprise else {},
         }
+        wants = {"targets": board.values, "zones": board.zones, "prices": board.prices, "rest": rest_of(self._spec, d),
+                 "why": said_of(d.why), "active": said_of(d.active)}  # fmt: skip
+        data |= {name: value for name, value in wants.items() if value}
         predicted = {tag: column for tag, column in plan.tags.items() if np.isfinite(column).all()}
         status, solve_ms = str(d.status[0]), d.solve_time_s * 1e3
         violation, score = float(d.violation[0]), surprise.score if surprise else math.nan

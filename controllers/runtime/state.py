@@ -11,6 +11,7 @@ import numpy as np
 from controllers.contracts import Decision
 from controllers.runtime.alarms import Alarm
 from controllers.runtime.quality import Inputs
+from controllers.runtime.targets import Change, Sides
 from plant.spec import PlantSpec
 
 
@@ -37,7 +38,9 @@ class Prediction:
 class ControllerState:
     """`time_s`, `plan_time_s`: plant time, s since the Unix epoch. `solve_*`, `jitter_*`: wall ms over the last cycles.
     `surprise`: multiple of its limit, NaN where nothing watches; `blame`: shares of it by tag, the largest first.
-    `tag_status`: a word for each tag on the endpoint. `doubts`: why the model does not deserve AUTO."""
+    `zones`: low and high by tag, None where a side is open; `prices`: by unit and hour; `schedule`: changes to come; `rest`: where MVs
+    rest; `why`, `active`: as in `Decision`. `tag_status`: a word for each tag on the endpoint. `doubts`: why the model does not
+    deserve AUTO."""
 
     time_s: float
     mode_target: str
@@ -59,6 +62,12 @@ class ControllerState:
     missed_deadlines: int
     overruns: int
     targets: Mapping[str, float]
+    zones: Mapping[str, Sides]
+    prices: Mapping[str, float]
+    schedule: Sequence[Change]
+    rest: Mapping[str, float]
+    why: str
+    active: str
     limits: Mapping[str, tuple[float, float]]
     margins: Mapping[str, Margin]
     prediction: Prediction
@@ -81,6 +90,20 @@ def margins_of(spec: PlantSpec, inputs: Inputs | None, decision: Decision | None
         name: Margin(now.get(name, math.nan), worst.get(name, math.nan), calibrated.get(name, math.nan))
         for name in [*now, *(n for n in worst if n not in now)]
     }
+
+
+def said_of(sentences: Sequence[str]) -> str:
+    """What a decision says of the one live plant; '' where it says nothing."""
+    return sentences[0] if sentences else ""
+
+
+def rest_of(spec: PlantSpec, decision: Decision | None) -> dict[str, float]:
+    """Where MVs rest, by name: where the decision's steady-state layer lets them, else where the spec does; those that rest nowhere
+    in particular are left out."""
+    found = {t.name: t.move.rest for t in spec.mvs if t.move is not None}
+    if decision is not None and decision.rest is not None:
+        found |= {t.name: float(v) for t, v in zip(spec.mvs, decision.rest[0], strict=True) if math.isfinite(v)}
+    return {mv: v for mv, v in found.items() if v is not None}
 
 
 def prediction_of(spec: PlantSpec, decision: Decision | None, time_s: float) -> Prediction:

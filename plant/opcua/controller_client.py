@@ -33,6 +33,10 @@ T = TypeVar("T")
 _JSON = {
     Variable.BLAME: "{}",
     Variable.TARGETS: "{}",
+    Variable.ZONES: "{}",
+    Variable.PRICES: "{}",
+    Variable.SCHEDULE: "[]",
+    Variable.REST: "{}",
     Variable.LIMITS: "{}",
     Variable.MARGINS: "{}",
     Variable.PREDICTION: "{}",
@@ -74,9 +78,20 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Scheduled:
+    """A change to come at plant time `time_s`: a target, or a zone's low and high (NaN: open)."""
+
+    time_s: float
+    tag: str
+    asked: float | tuple[float, float]
+
+
+@dataclass(frozen=True)
 class ControllerSnapshot:
     """Everything the controller shows, from one batched read. `published_s`: when it last published (wall s since the Unix
-    epoch, by the clock of the controller's machine). `doubts`: why its model does not deserve AUTO."""
+    epoch, by the clock of the controller's machine). `doubts`: why its model does not deserve AUTO. `zones`: low and high, NaN
+    where a side is open; `prices`: by unit of the tag and hour; `rest`: where MVs are to rest. `why`, `active`: what an operator
+    should know of the plan, and what holds the plant at its economic best."""
 
     mode_target: str
     mode_actual: str
@@ -99,6 +114,12 @@ class ControllerSnapshot:
     alarms: tuple[ControllerAlarm, ...]
     tag_status: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    zones: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
+    schedule: tuple[Scheduled, ...] = ()
+    rest: Mapping[str, float] = field(default_factory=dict)
+    why: str = ""
+    active: str = ""
     published_s: float = float("nan")
 
 
@@ -134,6 +155,22 @@ class ControllerClient:
     def set_target(self, tag: str, value: float, who: str) -> str:
         """Ask for a CV's target, in its unit."""
         return self._run(self._call(Method.SET_TARGET, tag, value, who))
+
+    def set_zone(self, tag: str, low: float, high: float, who: str) -> str:
+        """Ask for a zone, in its tag's unit; NaN: that side is open."""
+        return self._run(self._call(Method.SET_ZONE, tag, low, high, who))
+
+    def set_cost(self, tag: str, per_unit: float, who: str) -> str:
+        """Ask for a price, by unit of the tag and hour in the plant's currency."""
+        return self._run(self._call(Method.SET_COST, tag, per_unit, who))
+
+    def schedule_target(self, tag: str, value: float, at: str, who: str) -> str:
+        """Ask for a CV's target from a time on: ISO 8601 with a time zone, or plant s since the Unix epoch."""
+        return self._run(self._call(Method.SCHEDULE_TARGET, tag, value, at, who))
+
+    def unschedule(self, tag: str, who: str) -> str:
+        """Drop what is scheduled by hand for a tag."""
+        return self._run(self._call(Method.UNSCHEDULE, tag, who))
 
     def set_limit(self, mv: str, low: float, high: float, who: str) -> str:
         """Ask for an MV's operator limits, in its unit."""
@@ -232,6 +269,19 @@ def _parse(values: Mapping[Variable, Any]) -> ControllerSnapshot:
         jitter_p99_ms=values[Variable.JITTER_P99],
         plan_time_s=values[Variable.PLAN_TIME],
         targets={tag: _number(v) for tag, v in values[Variable.TARGETS].items()},
+        zones={tag: (_number(low), _number(high)) for tag, (low, high) in values[Variable.ZONES].items()},
+        prices={tag: _number(v) for tag, v in values[Variable.PRICES].items()},
+        schedule=tuple(
+            Scheduled(
+                float(c["time_s"]),
+                c["tag"],
+                (_number(a[0]), _number(a[1])) if isinstance(a := c["asked"], list) else float(a),
+            )
+            for c in values[Variable.SCHEDULE]
+        ),
+        rest={mv: _number(v) for mv, v in values[Variable.REST].items()},
+        why=values[Variable.WHY],
+        active=values[Variable.ACTIVE],
         limits={mv: (_number(low), _number(high)) for mv, (low, high) in values[Variable.LIMITS].items()},
         margins={
             name: Margin(_number(m.get("now")), _number(m.get("worst")), _number(m.get("calibrated")))

@@ -37,7 +37,7 @@ async def test_nothing_is_forgotten(make_rig, path):
     await rig.cycle(3)
     assert rig.loop.set_target("T", 61.0, "ann") == ""
     assert rig.loop.set_limit("U", 0.0, 70.0, "ann") == ""
-    assert rig.loop.targets.schedule("T", 65.0, rig.clock.plant_time() + 1e6) == ""
+    assert rig.loop.schedule_target("T", 65.0, f"{rig.clock.plant_time() + 1e6}", "ann") == ""
     rig.link.refuse = "BadOutOfRange"
     assert await rig.loop.set_mode("AUTO", "ann") == ""
     await rig.cycle(2)
@@ -49,7 +49,7 @@ async def test_nothing_is_forgotten(make_rig, path):
     state = rig.loop.state()
     assert state.targets == {"T": 61.0}
     assert state.limits == {"U": (0.0, 70.0)}
-    assert rig.loop.targets.scheduled[0][1:] == ("T", 65.0)
+    assert [(c.tag, c.asked) for c in rig.loop.targets.coming] == [("T", 65.0)]
     assert next(a for a in state.alarms if a.key == "shed").acknowledged
     assert rig.mode is Mode.ADVISORY, "AUTO waits for a person"
     assert "restart" in rig.alarms()
