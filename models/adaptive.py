@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.calibration import Errors, calibrate_steps, near_at_step, unchanged
+from models.calibration import Errors, calibrate_steps, near_at_step, nearness, squashes, unchanged
 from models.world_model import WorldModel
 from plant.errors import ModelError
 
@@ -13,6 +13,7 @@ from plant.errors import ModelError
 # for coverage after 150 samples and width, against quantile tracking, a PI controller of the quantile, and DtACI. Without
 # offline scores beside the online ones, 100 of them forget at 99 % what a quiet plant seldom shows.
 RATE, KEPT = 0.02, 100
+_TRUE = 1e6  # scales at which a margin that is not squashed would be
 _BEYOND = 20.0  # past the largest score: what each further unit of the level adds, as a share of that score
 
 
@@ -28,7 +29,7 @@ class AdaptiveMargins:
     Only what is measurable online can adapt: feedback is the observed margin of a guardrail's tag. A hidden quantity, or
     what a fallback would have led to, is never observed: its margin stays as calibrated offline, and so does its promise,
     which a shift of the plant may break. A late laboratory value is feedback like any other; between them pass NaN. A
-    prediction far from its guardrail (past `near`) is squashed, says nothing, and is no feedback.
+    prediction far from its guardrail (past `near`) says nothing, and is no feedback.
 
     `base` (horizon x n_constraint): margins of `models.calibration.calibrate_steps`, in force until feedback comes;
     `scores` (n x horizon x n_constraint): the offline errors (predicted less true margin), NaN where none; `scale`,
@@ -69,9 +70,9 @@ class AdaptiveMargins:
         close = near_at_step(model, errors.predicted)
         rails = model.spec.guardrails
         scale = model.margin_scale[list(range(len(rails))) + [i for i, g in enumerate(rails) if g.fallback_tag]]
+        scale = torch.where(squashes(model), scale, _TRUE * scale)
         scores = torch.where(close, errors.optimism, torch.nan)
-        near = scale * torch.tanh(torch.ones(()))
-        return AdaptiveMargins(calibrate_steps(model, errors, level), scores, scale, near, level, plants)
+        return AdaptiveMargins(calibrate_steps(model, errors, level), scores, scale, nearness(model), level, plants)
 
     def update(self, predicted: Tensor, observed: Tensor) -> Tensor:
         """One sample has come. `predicted` (plants x horizon x n_constraint): at [:, k - 1] the margin of this sample that was
@@ -158,7 +159,7 @@ class Hindsight:
     def update(self, window: Tensor, constants: Tensor | None = None) -> Tensor:
         """`window` (plants x window x channels) that ends with the sample that has come, and `constants`, as
         `WorldModel.encode` takes them ->
-        predictions of it (plants x horizon x n_constraint), limits first, then fallbacks, squashed as the heads are; NaN
+        predictions of it (plants x horizon x n_constraint), limits first, then fallbacks, as the heads say them; NaN
         where too little came before, a move or disturbance is unknown, or a disturbance has changed since."""
         model, nm, nd = self.model, self.model.n_measured, self.model.n_dv
         horizon = self._z.shape[1]

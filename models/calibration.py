@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.windows import Run, Scale, WindowSet, all_known
+from models.windows import Run, WindowSet, all_known
 from models.world_model import WorldModel
 from plant.errors import ModelError
 
+_ENOUGH = 100  # stretches near a guardrail, to tell how far its head may be wrong there
 UNCHANGED = 0.3  # normalised: a measured disturbance that moved less than this has not changed
 
 
@@ -96,8 +97,8 @@ def step_margins(errors: Tensor, run: Tensor, level: float) -> Tensor:
 class Errors:
     """What a model got wrong on runs it was not trained on, with the moves and disturbances that really happened.
 
-    `predicted`, `true` (samples x horizon x n_constraint): signed margins, squashed as the heads are; NaN where nobody
-    labelled the truth. `run` (samples,): which run each came from; `history` (samples,): how many samples of it came before;
+    `predicted`, `true` (samples x horizon x n_constraint): signed margins, squashed as the heads of hidden quantities and of
+    the fallback are; NaN where nobody labelled the truth. `run` (samples,): which run each came from; `history` (samples,): how many samples of it came before;
     `lost` (samples,): whether not even the fallback could have saved the plant any more, as labelled.
     """
 
@@ -117,7 +118,7 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     """Roll `model` from every sample of `runs` over `horizon` samples and compare; NaN past the end of a run, past a
     move that nobody knows, and past a change of a measured disturbance, which no plan could foresee (recoverability
     stands for that). Raises `ModelError` when no run is long enough."""
-    scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
+    scale = model.scale()
     data = WindowSet(runs, scale, model.config.window, horizon, constant=model.constant_scale())
     nm, nd = data.n_measured, data.n_dv
     starts = data.starts
@@ -129,9 +130,9 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
     alive = alive.cumprod(1) > 0
     rails = model.spec.guardrails
     fallback = [i for i, g in enumerate(rails) if g.fallback_tag]
-    names = [t.name for t in model.spec.measured]
-    column = [names.index(g.tag) if g.tag in names else None for g in rails]  # None: a hidden quantity
+    column = model.watched
     sign, limit = torch.tensor([g.sign for g in rails]), torch.tensor([g.limit for g in rails])
+    squashed = squashes(model)
     dtype = model.channel_mean.dtype
     rows, labels, hidden = data.rows.to(dtype), data.labels.to(dtype), data.hidden.to(dtype)
     with torch.inference_mode():
@@ -152,7 +153,7 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
             both = list(range(len(rails))) + fallback
             margin = sign[both] * (limit[both] - value)
             scale_k = model.margin_scale[both]
-            true.append(scale_k * torch.tanh(margin / scale_k))
+            true.append(torch.where(squashed, scale_k * torch.tanh(margin / scale_k), margin))
     reached = alive[..., None]
     return Errors(
         torch.where(reached, torch.stack(predicted, 1), torch.nan),
@@ -166,8 +167,8 @@ def errors_on(model: WorldModel, runs: Sequence[Run], horizon: int) -> Errors:
 def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float = 0.99) -> Calibration:
     """Margins for every step of a plan.
 
-    A limit head's margin holds jointly over the horizon on `level` of the stretches that come near the guardrail, of
-    plans that were executed (runs of kind "control") where there are any, else of all but the simulated incidents.
+    A limit head's margin holds jointly over the horizon on `level` of the stretches that come near the guardrail, or nearest
+    where hardly any does, of plans that were executed (runs of kind "control") where there are any, else of all but the simulated incidents.
     A fallback head answers a yes-or-no question (past the edge a plant runs away, it does not overshoot a little), so its
     margin is what `level` of the truly lost states do not reach: at most 1 - level of them are taken for recoverable,
     among executed plans and among all other runs alike. It counts states with half a window of history at least; a loop
@@ -178,11 +179,14 @@ def calibrate(model: WorldModel, runs: Sequence[Run], horizon: int, level: float
     usual = errors_on(model, executed or [r for r in others if r.kind != "incident"] or runs, horizon)
     count = len(model.spec.guardrails)
     margins = torch.zeros(horizon, usual.predicted.shape[-1], dtype=usual.predicted.dtype)
-    near = near_guardrail(model, usual)
+    near, tells = near_guardrail(model, usual), telling(model, usual)
     for j in range(count):
         optimism = usual.optimism[..., j : j + 1]
-        enough = int(near[:, j].sum()) >= 100  # never near this guardrail: the largest error seen anywhere
-        margins[:, j : j + 1] = joint_margins(optimism[near[:, j]], level) if enough else joint_margins(optimism, 1.0)
+        if int(near[:, j].sum()) >= _ENOUGH:
+            optimism = torch.where(tells[..., j : j + 1], optimism, torch.nan)[near[:, j]]
+        else:
+            optimism = optimism[nearest(usual.predicted[..., j])]
+        margins[:, j : j + 1] = joint_margins(optimism, level)
     for some in (executed, others):
         if some and margins.shape[1] > count:
             errors = errors_on(model, some, horizon)
@@ -201,12 +205,35 @@ def calibrate_steps(model: WorldModel, errors: Errors, level: float) -> Tensor:
     return step_margins(torch.where(close | ~enough, errors.optimism, torch.nan), errors.run, level)
 
 
-def near_at_step(model: WorldModel, predicted: Tensor) -> Tensor:
-    """Which predicted margins (..., n_constraint) lie within one `margin_scale` of their guardrail; what lies further
-    away is squashed, so that its error is small and says nothing."""
+def squashes(model: WorldModel) -> Tensor:
+    """Which constraints (n_constraint,) have margins that are squashed: limits of hidden quantities, and all fallbacks."""
+    fallbacks = sum(1 for g in model.spec.guardrails if g.fallback_tag)
+    return torch.tensor([at is None for at in model.watched] + [True] * fallbacks, dtype=torch.bool)
+
+
+def nearness(model: WorldModel) -> Tensor:
+    """How close to its guardrail a margin (n_constraint,) counts as near, in the tags' units: one `margin_scale`, as the heads
+    say it."""
     rails = model.spec.guardrails
     both = list(range(len(rails))) + [i for i, g in enumerate(rails) if g.fallback_tag]
-    return predicted.abs() < model.margin_scale[both] * torch.tanh(torch.ones(()))
+    scale = model.margin_scale[both]
+    return torch.where(squashes(model), scale * torch.tanh(torch.ones(())), scale)
+
+
+def near_at_step(model: WorldModel, predicted: Tensor) -> Tensor:
+    """Which predicted margins (..., n_constraint) lie near their guardrail; the error of what lies further away says nothing
+    about it."""
+    return predicted.abs() < nearness(model)
+
+
+def nearest(predicted: Tensor) -> Tensor:
+    """Which stretches (samples,) of predicted margins (samples x horizon) came nearest to a guardrail that hardly any came near
+    to: a fifth of those that say anything, a hundred at least, all where there are fewer."""
+    lowest = predicted.nan_to_num(torch.inf).amin(1)
+    known = int(torch.isfinite(lowest).sum())
+    if not known:
+        return torch.ones_like(lowest, dtype=torch.bool)
+    return lowest <= lowest.sort().values[min(known, max(_ENOUGH, known // 5)) - 1]
 
 
 def _missed_danger(predicted: Tensor, true: Tensor, level: float) -> Tensor:
@@ -219,10 +246,13 @@ def _missed_danger(predicted: Tensor, true: Tensor, level: float) -> Tensor:
 
 
 def near_guardrail(model: WorldModel, errors: Errors) -> Tensor:
-    """Which stretches (samples x n_constraint) come within one `margin_scale` of a guardrail at some step, from a state
-    that could still be saved: the rest say nothing about how far a head may be trusted where it matters."""
-    rails = model.spec.guardrails
-    both = list(range(len(rails))) + [i for i, g in enumerate(rails) if g.fallback_tag]
-    edge = model.margin_scale[both] * torch.tanh(torch.ones(()))
-    lowest, highest = errors.predicted.nan_to_num(torch.inf).amin(1), errors.predicted.nan_to_num(-torch.inf).amax(1)
-    return (lowest < edge) & (highest > -edge) & ~errors.lost[:, None]
+    """Which stretches (samples x n_constraint) come near a guardrail at some step, from a state that could still be saved: the
+    rest say nothing about how far a head may be trusted where it matters."""
+    return telling(model, errors).any(1) & ~errors.lost[:, None]
+
+
+def telling(model: WorldModel, errors: Errors) -> Tensor:
+    """Which errors (samples x horizon x n_constraint) tell how far a prediction may be trusted: of what is predicted near its
+    guardrail, or is beyond it unforeseen. No plan is let past a limit by any other."""
+    unforeseen = (errors.true < 0) & (errors.predicted > 0)
+    return near_at_step(model, errors.predicted) | unforeseen

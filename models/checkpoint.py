@@ -185,6 +185,8 @@ def _implausible(
 ) -> str:  # fmt: skip
     """What no training leaves, in words; '' where nothing is found."""
     margins = calibration.margins
+    if not bool((tensors["z_low"] < tensors["z_high"]).all()):
+        return "the latents have no room between z_low and z_high"
     if not all(bool(torch.isfinite(t).all()) for t in (*tensors.values(), margins)):
         return "the weights or the margins are not finite"
     if not_positive := [n for n in _POSITIVE if n in tensors and not bool((tensors[n] > 0).all())]:

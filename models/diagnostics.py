@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.regularisers import sigreg
-from models.windows import Run, Scale, WindowSet, all_known, known_stretch
+from models.windows import Run, WindowSet, all_known, known_stretch
 from models.world_model import WorldModel
 from plant.errors import ModelError
 
@@ -47,7 +47,7 @@ class Rollouts:
 
 def roll_outs(model: WorldModel, runs: Sequence[Run], horizon: int) -> Rollouts:
     """Roll `model` over `horizon` samples from every sample of `runs` that is followed by as many with known moves."""
-    scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
+    scale = model.scale()
     data = WindowSet(runs, scale, model.config.window, horizon, horizon, constant=model.constant_scale())
     nm, nd = data.n_measured, data.n_dv
     index, _ = data.sequence(data.starts)

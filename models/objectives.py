@@ -166,7 +166,9 @@ def losses(
         truth = limit_truth(model, y, data.hidden[index])
         truth = torch.cat([truth, truth[:, 1:]], dim=1)
         counted = torch.cat([told[..., None], sure_moves], dim=1) * torch.isfinite(truth)
-        guard = (smooth(model.limit_heads(both), truth.nan_to_num(0.0)) * counted).mean()
+        weight, bias = (v.detach() for v in model.read_out_margins())
+        rest = truth.nan_to_num(0.0) - (both @ weight.T + bias).detach()  # what the read-out does not say itself
+        guard = (smooth(model.limit_heads(both), rest) * counted).mean()
         worst = label_scale(model, data.labels[index])
         worst = torch.cat([worst, worst[:, 1:]], dim=1)
         known = torch.isfinite(worst)
@@ -206,18 +208,17 @@ def _robust(guess: Tensor, truth: Tensor) -> Tensor:
 
 
 def limit_truth(model: WorldModel, y: Tensor, hidden: Tensor) -> Tensor:
-    """Squashed margins (..., n_guardrail) of normalised measurements and, where a guardrail watches a hidden quantity, of
-    its recorded value `hidden` (..., n_guardrail); in units of the heads' output, NaN where nobody knows."""
-    names = [t.name for t in model.spec.measured]
+    """Margins (..., n_guardrail) of normalised measurements and, where a guardrail watches a hidden quantity, of its recorded
+    value `hidden` (..., n_guardrail), squashed; in units of the heads' output, NaN where nobody knows."""
     value = model.denormalise(y, "measured")
     columns = []
-    for i, g in enumerate(model.spec.guardrails):
-        if g.tag not in names and model.spec.tag(g.tag).role is not Role.HIDDEN:
+    for i, (g, at) in enumerate(zip(model.spec.guardrails, model.watched, strict=True)):
+        if at is None and model.spec.tag(g.tag).role is not Role.HIDDEN:
             raise ModelError(
                 f"guardrail {g.name} watches {g.tag}, which is not a measured CV or AUX",
                 f"plant {model.spec.name}",
                 "Name a measured or a hidden tag.",
             )
-        seen = value[..., names.index(g.tag)] if g.tag in names else hidden[..., i]
-        columns.append(torch.tanh(g.margin(seen) / model.margin_scale[i]))
+        margin = g.margin(hidden[..., i] if at is None else value[..., at]) / model.margin_scale[i]
+        columns.append(torch.tanh(margin) if at is None else margin)
     return torch.stack(columns, dim=-1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models import ranks
+from models.bounded import bounded
 from models.config import ModelConfig, TrainingConfig
 from models.descent import Descent
 from models.objectives import Losses, MaskedPrediction, label_scale, losses
@@ -104,6 +105,7 @@ def train(
     if passive:
         whole = _WithPassive(data, runs, passive, scale, config.window, config.horizon, constant=constant)
     target = copy.deepcopy(model).requires_grad_(False) if training.anti_collapse == "ema" else model
+    model.start_limits()
     saved = TrainingState(state, config, training, whole)
     kept, done = saved.load(), 0
     for number, phase in enumerate(_phases(model, target, training, rng)):
@@ -115,6 +117,8 @@ def train(
             )
         done += phase.steps
     saved.forget()
+    model = bounded(model, whole)
+    model.finish_limits()
     return model.eval()
 
 

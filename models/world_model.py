@@ -10,6 +10,8 @@ from models.config import ModelConfig
 from models.windows import Scale
 from plant.spec import PlantSpec
 
+_UNBOUNDED = 1e9  # where the latents of a model that was never trained may go: anywhere
+
 
 class Mlp(nn.Module):
     """Two hidden SiLU layers beside a linear path: plants are nearly linear most of the time, and the layers need only
@@ -44,7 +46,10 @@ class WorldModel(nn.Module):
 
     Inputs and outputs at the public methods are in engineering units; the latent is what the networks make of it.
     Guardrail heads come in pairs per guardrail of the spec: the limit now, and the worst value if the fallback took
-    over now. Both answer signed margins, > 0 safe, squashed smoothly beyond `margin_scale`, where only the sign matters.
+    over now. Both answer signed margins, > 0 safe. That of a measured tag's limit is true wherever it is: the read-out's own,
+    and what was learned beside it. The others are squashed smoothly beyond `margin_scale`, where only the sign matters.
+
+    No latent leaves [`z_low`, `z_high`] on a roll-out, whatever moves are asked for.
 
     What is constant within a run (COND tags) is no signal: it conditions the encoder and the predictor as `c`
     (..., 2 * n_constant) of `condition`, whose leading axes are the first ones of what it goes with. Without it (None) the
@@ -54,6 +59,8 @@ class WorldModel(nn.Module):
     channel_mean: Tensor
     channel_std: Tensor
     margin_scale: Tensor
+    z_low: Tensor
+    z_high: Tensor
 
     constant_mean: Tensor
     constant_std: Tensor
@@ -83,6 +90,8 @@ class WorldModel(nn.Module):
             self.register_buffer("constant_std", torch.tensor(constant.std, dtype=torch.float32))
         scales = [0.1 * (spec.tag(g.tag).range[1] - spec.tag(g.tag).range[0]) for g in spec.guardrails] or [1.0]
         self.register_buffer("margin_scale", torch.tensor(scales, dtype=torch.float32))
+        for name, bound in (("z_low", -_UNBOUNDED), ("z_high", _UNBOUNDED)):
+            self.register_buffer(name, torch.full((d,), bound))
 
     def _slice(self, part: str) -> slice:
         at = {"measured": 0, "dvs": self.n_measured, "mvs": self.n_measured + self.n_dv}[part]
@@ -97,6 +106,10 @@ class WorldModel(nn.Module):
         """Normalised -> engineering units."""
         s = self._slice(part)
         return values * self.channel_std[s] + self.channel_mean[s]
+
+    def scale(self) -> Scale:
+        """The normalisation of [measured, dvs, applied]."""
+        return Scale(self.channel_mean.double().cpu().numpy(), self.channel_std.double().cpu().numpy())
 
     def constant_scale(self) -> Scale | None:
         """The normalisation of `condition`; None where the plant has no constants."""
@@ -138,7 +151,8 @@ class WorldModel(nn.Module):
         return self._with([z, u, d], c)
 
     def advance_normalised(self, z: Tensor, u: Tensor, d: Tensor, c: Tensor | None = None) -> Tensor:
-        return z + self.predictor(self.inputs(z, u, d, c))
+        """`advance` of normalised moves and disturbances, and of `c` as `condition` answers it."""
+        return (z + self.predictor(self.inputs(z, u, d, c))).clamp(self.z_low, self.z_high)
 
     def advance(self, z: Tensor, u: Tensor, d: Tensor, constants: Tensor | None = None) -> Tensor:
         """One sample ahead: z (..., latent), moves u (..., n_mv), disturbances d (..., n_dv), `constants` (..., n_constant) ->
@@ -150,8 +164,15 @@ class WorldModel(nn.Module):
         """z (..., latent) -> measurements (..., n_measured)."""
         return self.denormalise(self.read_out_head(z), "measured")
 
+    @property
+    def watched(self) -> list[int | None]:
+        """For each guardrail, which measurement tells of it; None where a hidden quantity does."""
+        names = [t.name for t in self.spec.measured]
+        return [names.index(g.tag) if g.tag in names else None for g in self.spec.guardrails]
+
     def limit_margins(self, z: Tensor) -> Tensor:
-        """z (..., latent) -> signed margin to each guardrail now (..., n_guardrail), squashed at `margin_scale`."""
+        """z (..., latent) -> signed margin to each guardrail now (..., n_guardrail): true where a measured tag tells of it,
+        squashed at `margin_scale` where it is hidden."""
         return self.limit_heads(z) * self.margin_scale
 
     def fallback_margins(self, z: Tensor) -> Tensor:
@@ -159,5 +180,33 @@ class WorldModel(nn.Module):
         return self.fallback_heads(z) * self.margin_scale
 
     def squash(self, margin: Tensor) -> Tensor:
-        """What the heads learn of a margin: near zero itself, far away only its sign."""
+        """What the heads learn of a margin nobody measures: near zero itself, far away only its sign."""
         return self.margin_scale * torch.tanh(margin / self.margin_scale)
+
+    def read_out_margins(self) -> tuple[Tensor, Tensor]:
+        """The margins that the read-out alone foretells, in units of the limit heads' output, as a map of latents: weight
+        (n_guardrail x latent) and bias (n_guardrail,); zero where a guardrail's tag is not measured."""
+        head = self.read_out_head
+        weight, bias = (torch.zeros_like(v) for v in (self.limit_heads.linear.weight, self.limit_heads.last.bias))
+        for i, (g, at) in enumerate(zip(self.spec.guardrails, self.watched, strict=True)):
+            if at is not None:
+                slope = -g.sign * self.channel_std[at] / self.margin_scale[i]
+                weight[i] = slope * head.weight[at]
+                bias[i] = slope * head.bias[at] + g.sign * (g.limit - self.channel_mean[at]) / self.margin_scale[i]
+        return weight, bias
+
+    @torch.no_grad()
+    def start_limits(self) -> None:
+        """Limit heads of measured tags that answer nothing: what is learned from here on is a correction of the read-out's
+        margin, until `finish_limits`."""
+        for i, at in enumerate(self.watched):
+            if at is not None:
+                for part in (self.limit_heads.last.weight, self.limit_heads.linear.weight, self.limit_heads.last.bias):
+                    part[i] = 0.0
+
+    @torch.no_grad()
+    def finish_limits(self) -> None:
+        """Put the read-out's own margins into the limit heads: correction becomes margin."""
+        weight, bias = self.read_out_margins()
+        self.limit_heads.linear.weight.add_(weight)
+        self.limit_heads.last.bias.add_(bias)

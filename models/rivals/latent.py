@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from models.rivals.contract import Forecaster
-from models.windows import Scale
 from models.world_model import WorldModel
 
 
@@ -14,7 +13,7 @@ class LatentForecaster(Forecaster):
     """Encodes the window, advances the latent, reads it out."""
 
     def __init__(self, model: WorldModel) -> None:
-        scale = Scale(model.channel_mean.double().cpu().numpy(), model.channel_std.double().cpu().numpy())
+        scale = model.scale()
         super().__init__(model.spec, model.config, scale, model.constant_scale())
         self.model = model
 
