@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.foreign.bench import QUICK, Bench, Settings
 from benchmarks.foreign.node import NoNode
-from benchmarks.foreign.outcomes import Cases, Outcome, Store, not_run, tabulate
+from benchmarks.outcomes import Cases, Outcome, Store, not_run, tabulate
 from benchmarks.report import Report
 
 ROWS = {

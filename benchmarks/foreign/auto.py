@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.foreign import plants
 from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Tanks
-from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
 from benchmarks.foreign.product import BARE, CALM, Controller
+from benchmarks.outcomes import Cases, Outcome, none, yes
 from plant.spec import PlantSpec
 
 BAR_ERROR_CM = 0.3  # mean in the last third of a step; a target's scale is 1 cm

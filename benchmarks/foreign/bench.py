@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from benchmarks.foreign import plants
 from benchmarks.foreign.node import NoNode, modules
-from benchmarks.foreign.outcomes import Case, Cases, Outcome
+from benchmarks.outcomes import Case, Cases, Outcome
 from plant.spec import PlantSpec
 
 T = TypeVar("T")

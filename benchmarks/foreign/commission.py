@@ -8,8 +8,8 @@ import time
 from benchmarks.foreign import plants
 from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Tanks
-from benchmarks.foreign.outcomes import Cases, Outcome, none, not_run, yes
 from benchmarks.foreign.product import Running, run, until
+from benchmarks.outcomes import Cases, Outcome, none, not_run, yes
 
 # Where the plant's own operators hold it while it is tested, cm above the usual levels: AUTO will step about as far.
 POINTS = {

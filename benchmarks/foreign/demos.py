@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from benchmarks.foreign.bench import Bench
-from benchmarks.foreign.outcomes import Case, Cases, Outcome, yes
 from benchmarks.foreign.ports import free_port
 from benchmarks.foreign.product import Running
+from benchmarks.outcomes import Case, Cases, Outcome, yes
 from homeostat.status import read_status
 from plant.spec import load_spec
 

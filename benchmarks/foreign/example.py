@@ -4,12 +4,12 @@ data, a world model and a linear one trained on them."""
 from __future__ import annotations
 
 import contextlib
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from benchmarks.foreign.bench import Bench
+from benchmarks.plug_in import plug_in
 from controllers.baselines.linear_mpc import LinearMpc
 from controllers.planning.mpc import JepaMpc
 from historian import Historian
@@ -27,18 +27,10 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "quadruple_tank"
 _RUNS, _LENGTHS = 240, 60
 
 
-def plug_in(folder: Path) -> PlantSpec:
+def example_plant(folder: Path) -> PlantSpec:
     """Make the example's simulator known in this process as pip would, from `folder`; its spec."""
-    info = folder / "quadruple_tank-0.1.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quadruple-tank\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text(
-        "[homeostat.simulators]\nquadruple_tank = quadruple_tank:QuadrupleTank\n"
-        "slow_tank = benchmarks.foreign.slow_tank:SlowTank\n"
-    )
-    for path in (str(folder), str(EXAMPLE)):
-        if path not in sys.path:
-            sys.path.insert(0, path)
+    known = {"quadruple_tank": "quadruple_tank:QuadrupleTank", "slow_tank": "benchmarks.foreign.slow_tank:SlowTank"}
+    plug_in(folder, "quadruple-tank", known, EXAMPLE)
     return load_spec(EXAMPLE / "quadruple_tank.yaml")
 
 
@@ -62,7 +54,7 @@ class Example:
 @cache
 def example(bench: Bench) -> Example:
     """The example trained on lock-step excitation; kept in the bench's folder."""
-    spec = plug_in(bench.folder / "plug_in")
+    spec = example_plant(bench.folder / "plug_in")
     folder = bench.folder / "example"
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "historian.db"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from benchmarks.foreign.bench import Bench, together
 from benchmarks.foreign.node import Console, Tanks
-from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
 from benchmarks.foreign.product import BARE, CALM, Controller, until
 from benchmarks.foreign.simulated import PLANT, Simulated
+from benchmarks.outcomes import Cases, Outcome, none, yes
 from plant.spec import PlantSpec, load_spec
 
 FAULTS: dict[str, dict[str, object]] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.foreign.bench import Bench
-from benchmarks.foreign.example import plug_in
+from benchmarks.foreign.example import example_plant
 from benchmarks.foreign.node import Tanks
-from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
 from benchmarks.foreign.product import run
+from benchmarks.outcomes import Cases, Outcome, none, yes
 from homeostat.identification import plan_test
 from homeostat.in_process import InProcessLink
 from homeostat.visit import visit
@@ -37,7 +37,7 @@ def cases(bench: Bench) -> Cases:
 def plant_of(bench: Bench, name: str, seed: int) -> tuple[PlantSpec, SimulatedPlant]:
     """A plant at rest, or drifting, somewhere between nominal and its test limit."""
     rng = np.random.default_rng([seed, 0x9E57])
-    tank = plug_in(bench.folder / "plug_in")
+    tank = example_plant(bench.folder / "plug_in")
     share = 1 - rng.uniform(*_ROOM)
     if name == "reactor":
         spec = load_spec("reactor")

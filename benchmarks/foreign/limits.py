@@ -6,9 +6,9 @@ import time
 
 from benchmarks.foreign.bench import Bench, Tick, side_by_side
 from benchmarks.foreign.node import Tanks
-from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
 from benchmarks.foreign.product import CALM, Controller, until
 from benchmarks.foreign.simulated import PLANT, Simulated
+from benchmarks.outcomes import Cases, Outcome, none, yes
 from plant.spec import load_spec
 
 _LOOK_S = 0.1

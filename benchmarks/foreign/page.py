@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.foreign.bench import Bench
-from benchmarks.foreign.outcomes import Cases, Outcome, none, not_run, yes
 from benchmarks.foreign.page_site import SPEED, STEPS_S, Site
+from benchmarks.outcomes import Cases, Outcome, none, not_run, yes
 
 LIMIT_S = 5.0
 _HOLD_S = 9.0  # how long a state is kept before it is mended

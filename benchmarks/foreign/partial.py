@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.foreign.bench import Bench
 from benchmarks.foreign.example import Example, example
-from benchmarks.foreign.outcomes import Cases, Outcome, yes
+from benchmarks.outcomes import Cases, Outcome, yes
 from controllers.contracts import Array, Controller, Observation, Status, Targets
 from controllers.evaluation.closed_loop import limits_of
 from simulators.plant import SimulatedPlant

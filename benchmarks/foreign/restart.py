@@ -6,8 +6,8 @@ import signal
 
 from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Tanks
-from benchmarks.foreign.outcomes import Case, Cases, Outcome, yes
 from benchmarks.foreign.product import CALM, Controller, until
+from benchmarks.outcomes import Case, Cases, Outcome, yes
 from plant.opcua.controller_client import ControllerSnapshot
 
 MODES = ("OFF", "ADVISORY", "MANUAL", "AUTO", "SHED")

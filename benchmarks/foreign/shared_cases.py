@@ -20,9 +20,9 @@ import yaml
 from safetensors.numpy import load_file
 
 from benchmarks.foreign.bench import Bench
-from benchmarks.foreign.outcomes import Case, Cases, Outcome, not_run, yes
 from benchmarks.foreign.ports import free_port
 from benchmarks.foreign.product import Controller, Running, run, until
+from benchmarks.outcomes import Case, Cases, Outcome, not_run, yes
 from historian import Historian
 
 _S = 300.0  # wall, a command

@@ -14,9 +14,9 @@ from asyncua import Client, ua
 
 from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.node import Console, Tanks
-from benchmarks.foreign.outcomes import Cases, Outcome, none, yes
 from benchmarks.foreign.product import CALM, Controller, until
 from benchmarks.foreign.simulated import PLANT, Simulated
+from benchmarks.outcomes import Cases, Outcome, none, yes
 
 HEARTBEATS = 3  # of a second each, in both plants
 _LATE_S = 0.5  # wall: the plant looks every tenth or quarter of a second, this script as often

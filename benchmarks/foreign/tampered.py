@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.foreign.bench import Bench, side_by_side
 from benchmarks.foreign.fromtests import load
-from benchmarks.foreign.outcomes import Case, Cases, Outcome, none, yes
 from benchmarks.foreign.product import Controller, run
 from benchmarks.foreign.simulated import PLANT, Simulated
+from benchmarks.outcomes import Case, Cases, Outcome, none, yes
 from homeostat.checkpoints import load_checkpoint, shipped
 from models.checkpoint import FILES
 from models.manifest import MANIFEST, seal

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.foreign.bench import Bench
 from benchmarks.foreign.fromtests import load
-from benchmarks.foreign.outcomes import Case, Cases, Outcome, not_run, yes
+from benchmarks.outcomes import Case, Cases, Outcome, not_run, yes
 from controllers.evaluation.closed_loop import limits_of
 from plant.spec import load_spec
 

@@ -88,6 +88,8 @@ def close_loop(
     applied = np.array(np.broadcast_to(first_move, plant.moves.shape), float)
     labelled = [i for i, g in enumerate(spec.guardrails) if g.fallback_tag]
     usual = np.array([[t.nominal for t in spec.dvs]])
+    slow = [i for i, t in enumerate(spec.measured) if t.period_s is not None and t.period_s > spec.sample_time_s]
+    held = np.full((plant.batch, len(slow)), np.nan)
     controller.reset()
     for k in range(n):
         reading = plant.measure()
@@ -96,9 +98,10 @@ def close_loop(
         dvs = np.stack([reading[t.name] for t in spec.dvs], 1) if spec.dvs else np.empty((plant.batch, 0))
         if hide_dvs:
             dvs = np.broadcast_to(usual, dvs.shape)
-        observation = Observation(
-            k * spec.sample_time_s, np.stack([reading[t.name] for t in spec.measured], 1), dvs, applied
-        )
+        measured = np.stack([reading[t.name] for t in spec.measured], 1)
+        shown = measured[:, slow]
+        measured[:, slow], held = np.where(shown == held, np.nan, shown), shown  # what is held is no news
+        observation = Observation(k * spec.sample_time_s, measured, dvs, applied)
         ahead = np.minimum(np.arange(k, k + h), n - 1) if preview else np.full(h, k)
         decision = controller.decide(observation, Targets(targets[:, ahead], move_low, move_high))
         solve[k] = decision.solve_time_s

@@ -15,8 +15,8 @@ from asyncua import Client, ua
 from benchmarks.foreign import plants
 from benchmarks.foreign.bench import side_by_side
 from benchmarks.foreign.node import NoNode, Tanks, modules
-from benchmarks.foreign.outcomes import Outcome, Store, none, not_run, tabulate, yes
 from benchmarks.foreign.product import until
+from benchmarks.outcomes import Outcome, Store, none, not_run, tabulate, yes
 from benchmarks.report import Report
 from controllers.baselines.pid import PidController, PidLoop
 from controllers.contracts import Mode

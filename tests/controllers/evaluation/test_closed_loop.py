@@ -159,3 +159,18 @@ def test_a_run_keeps_the_truth_of_what_no_sensor_shows() -> None:
         for j, g in enumerate(spec.guardrails):
             np.testing.assert_array_equal(run.hidden[:, j], runs.true[g.tag][i, :3])
         np.testing.assert_array_equal(np.isfinite(run.labels).all(0), labelled)
+
+
+def test_what_a_slow_instrument_holds_is_no_news(bare: PlantSpec) -> None:
+    class Held(SimulatedPlant):
+        """Its first measurement is new at every third reading of a sample."""
+
+        def measure(self) -> dict[str, np.ndarray]:
+            return super().measure() | {first: np.full(self.batch, self.time_s // (3 * bare.sample_time_s))}
+
+    first = bare.measured[0].name
+    tags = tuple(t.model_copy(update={"period_s": 3 * bare.sample_time_s}) if t.name == first else t for t in bare.tags)
+    plant = Held(bare.model_copy(update={"tags": tags}), batch=2)
+    done = loop(bare, Fixed(np.full((7, 2), 300.0)), np.zeros((7, len(bare.targets))), plant=plant)
+    assert np.isfinite(done.measured[0, :, 0]).tolist() == [True, False, False, True, False, False, True]
+    assert np.isfinite(done.measured[..., 1:]).all()
