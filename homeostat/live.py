@@ -17,9 +17,11 @@ from controllers.contracts import Mode
 from controllers.planning.filtered import Filter
 from controllers.planning.latent import LatentController
 from controllers.runtime.config import ControllerConfig
+from controllers.runtime.forecast import Forecasts
 from controllers.runtime.loop import ControlLoop
 from controllers.runtime.memory import Memory
 from controllers.runtime.nodes import ControllerServer
+from controllers.runtime.schedule import ScheduleFile
 from historian import Historian
 from historian.recorder import record
 from homeostat.chosen import other_of
@@ -165,7 +167,10 @@ async def control_live(
 ) -> None:
     """Run a controller on a plant until `stop`, serving its node set; then give the MVs back. What it must not forget over a
     restart is kept beside the historian. `doubts`: why its model does not deserve AUTO. Raises `ControlError` when the
-    controller configured to stand by does not fit the plant, `SpecError` when there is none of its name."""
+    controller configured to stand by does not fit the plant, `SpecError` when there is none of its name, or when a schedule or
+    forecast cannot be followed."""
+    schedule = [ScheduleFile(config.schedule, spec)] if config.schedule else []
+    expected = Forecasts(spec, config.forecast, controller.horizon, endpoint) if config.forecast else None
     standing = Standby(controller, other_of(spec, config.standby, "standby")) if config.standby else controller
     async with contextlib.AsyncExitStack() as stack:
         store = memory = None
@@ -177,7 +182,19 @@ async def control_live(
         link, clock = await stack.enter_async_context(_connected(spec, endpoint))
         # The planner ends in time by itself, with its best plan so far; the loop's own deadline is the net below.
         controller.deadline_s = 0.8 * config.loop.deadline_s(spec.sample_time_s, clock.speed)
-        loop = ControlLoop(spec, config, link, standing, store, clock, watch=watch, doubts=doubts, memory=memory)
+        loop = ControlLoop(
+            spec,
+            config,
+            link,
+            standing,
+            store,
+            clock,
+            expected,
+            watch,
+            doubts,
+            memory,
+            [*schedule, *filter(None, [expected])],
+        )
         server = await stack.enter_async_context(ControllerServer(loop))
         log.info("controller of %s at %s, starting in %s", spec.name, server.endpoint, mode)
         await _until(stop, loop.run(mode))

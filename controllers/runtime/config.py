@@ -147,17 +147,39 @@ class FilteredConfig(FilterConfig, OtherConfig):
         return self
 
 
+class ForecastConfig(_Strict):
+    """Where what is expected of a DV comes from: a `file` (CSV or Parquet: time, value; a value holds until the next time), or a
+    `node` of the plant's endpoint that holds an array of coming values, `step_s` plant seconds apart, the first one step after the
+    node's source time. A relative path counts from the controller's YAML."""
+
+    file: Path | None = None
+    node: str = ""
+    step_s: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.file is None) == (not self.node):
+            raise ValueError("give either a file or a node")
+        if bool(self.node) != (self.step_s is not None):
+            raise ValueError("a node needs step_s, and a file has none: it says its own times")
+        return self
+
+
 class ControllerConfig(_Strict):
     """A controller: its planner, its supervisor, its clockwork and where it serves its own nodes. `filter`: another
     controller decides, and the planner only mends what is not safe.
 
-    `preview`: scheduled targets are shown to the planner before they are due. `standby`: another controller whose moves are
+    `schedule`: a file (CSV or Parquet: time, tag, value of a target, or low and high of a zone) with what is to be asked for from a
+    time on; a relative path counts from this YAML. `preview`: scheduled targets are shown to the planner before they are due.
+    `forecast`: DV -> where what is expected of it comes from. `standby`: another controller whose moves are
     sent while the planner has no answer at all, fewer than `supervisor.recovery_samples` in a row; without any it sheds at once.
     """
 
     planner: PlannerConfig = PlannerConfig()
     filter: FilteredConfig | None = None
     preview: bool = True
+    schedule: Path | None = None
+    forecast: dict[str, ForecastConfig] = {}
     standby: OtherConfig | None = None
     quality: QualityConfig = QualityConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
@@ -166,8 +188,11 @@ class ControllerConfig(_Strict):
 
 
 def load_config(path: str | Path) -> ControllerConfig:
-    """Read a controller YAML. Raises `SpecError` naming the file, the field and what was expected."""
-    return validate_yaml(ControllerConfig, Path(path))
+    """Read a controller YAML; paths in it count from its folder. Raises `SpecError` naming the file, the field and what was
+    expected."""
+    config, folder = validate_yaml(ControllerConfig, Path(path)), Path(path).absolute().parent
+    forecast = {dv: f.model_copy(update={"file": f.file and folder / f.file}) for dv, f in config.forecast.items()}
+    return config.model_copy(update={"schedule": config.schedule and folder / config.schedule, "forecast": forecast})
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -21,9 +21,9 @@ from controllers.runtime.plant_access import PlantAccess
 from controllers.runtime.plant_time import PlantTime
 from controllers.runtime.quality import InputQuality, Inputs
 from controllers.runtime.records import Recorder, Records, without_nan
-from controllers.runtime.schedule import time_of
 from controllers.runtime.slow_tags import SlowTags
 from controllers.runtime.solver import Solver
+from controllers.runtime.sources import Source, time_of
 from controllers.runtime.spoken import ANSWER, KEY, REASON, WHO, plain
 from controllers.runtime.state import ControllerState, margins_of, prediction_of, rest_of, said_of
 from controllers.runtime.supervisor import Supervisor
@@ -49,6 +49,7 @@ class ControlLoop:
     - `doubts`: why the model does not deserve AUTO, in words; until a named person sets them aside it is refused.
     - `memory`: keeps targets, limits, alarms and what became of AUTO over a restart; None forgets. Its owner closes it.
     - `forecast`: plant time (s) -> what is expected of the DVs from the next sample on, as `Observation.forecast` takes it.
+    - `sources`: what feeds targets, zones and forecasts from outside; their trouble is an alarm, never a stop.
 
     Samples are due every `spec.sample_time_s` of plant time. One that is still running when the next is due lets that one
     pass (an overrun): samples are never caught up in a burst. While the plant cannot be reached the loop keeps trying.
@@ -66,6 +67,7 @@ class ControlLoop:
         watch: Watching | None = None,
         doubts: Sequence[str] = (),
         memory: Memory | None = None,
+        sources: Sequence[Source] = (),
     ) -> None:
         self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
         self._recorder = Recorder(spec, historian, self._historian_trouble)
@@ -78,7 +80,7 @@ class ControlLoop:
         self._freshness = Freshness(spec, config.quality, self._repeats, clock.speed)
         self._quality = InputQuality(spec, config.quality, self._repeats)
         self._slow_tags = SlowTags(spec)
-        self._forecast, self._watch, self._memory = forecast, watch, memory
+        self._forecast, self._watch, self._memory, self._sources = forecast, watch, memory, sources
         self._surprise: Surprised | None = None
         self._check = AnswerCheck(spec)
         self._solver = Solver(controller)
@@ -107,8 +109,10 @@ class ControlLoop:
         tasks = [
             asyncio.create_task(self._plant.heartbeat.run(), name="heartbeat"),
             asyncio.create_task(self._recorder.watch(), name="historian watch"),
+            *(asyncio.create_task(self._follow(source), name="source") for source in self._sources),
         ]
         try:
+            await asyncio.sleep(0)  # what the sources know already holds from the first sample on
             await self._sample_forever()
         finally:
             ended = remembered(supervisor, self.targets, self.spec.name)
@@ -198,6 +202,22 @@ class ControlLoop:
             self._recorder.decision(sample.time_s, supervisor.mode, decision, self._surprise, self.targets)
         if action.enter_auto:
             await self.set_mode(Mode.AUTO, supervisor.standing, "conditions are met")
+
+    async def _follow(self, source: Source) -> None:
+        """Let a source feed this loop until cancelled."""
+
+        def alarm(key: str, text: str) -> None:
+            self.supervisor.alarms.set(key, bool(text), Severity.LOW, plain(text, ANSWER), self._time.now_s())
+
+        def note(text: str) -> None:
+            log.info("%s", text)
+            self._recorder.event(Event(self._time.now_s(), "source", Severity.LOW, plain(text, ANSWER)))
+
+        try:
+            await source.follow(self.targets, self._time.now_s, alarm, note)
+        except Exception as e:
+            log.exception("a schedule or forecast is followed no more")
+            alarm("source", f"A schedule or forecast is followed no more: {type(e).__name__}: {e}")
 
     def _new_segment(self, step_s: float) -> str:
         """The plant's clock was set: what came before is not joined to what comes after."""

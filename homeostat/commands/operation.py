@@ -52,7 +52,11 @@ def control(
         bool, typer.Option("--show-config", help="Print the merged configuration and stop.")
     ] = False,
 ) -> None:
-    """Close the loop over OPC UA: plan, supervise, write; and serve the controller's own nodes."""
+    """Close the loop over OPC UA: plan, supervise, write; and serve the controller's own nodes.
+
+    The controller's YAML may name a file of coming targets and zones (`schedule: week.csv`: time, tag, value or low and high), and
+    what is expected of a DV (`forecast: {FEED: {file: feed.csv}}`, or `{node: "p:s=FeedAhead", step_s: 600}`): docs/wants.md.
+    """
     import torch
     import yaml
 
