@@ -17,8 +17,7 @@ from benchmarks.world_model_data import Asked
 from models.rivals.contract import Forecaster
 from models.rivals.latent import LatentForecaster
 from models.rivals.reconstruction import Reconstruction
-from models.rivals.stretches import filled
-from models.windows import Run
+from models.windows import Run, filled
 from plant.spec import PlantSpec
 from simulators.contract import Simulator
 from simulators.namespaces import NumpyNamespace

@@ -20,7 +20,8 @@ class _Strict(BaseModel):
 
 
 class ModelConfig(_Strict):
-    """Shape of the world model. `window` and `horizon` count samples."""
+    """Shape of the world model. `window` and `horizon` count samples. `filled`: gaps in a window hold the last value seen, as
+    beside it the mask says; otherwise they read as the mean."""
 
     window: Samples = 8
     latent: Width = 16
@@ -28,6 +29,7 @@ class ModelConfig(_Strict):
     predictor_width: Width = 96
     head_width: Width = 48
     horizon: Samples = 15
+    filled: bool = True
 
 
 class TrainingConfig(_Strict):

@@ -191,6 +191,16 @@ class WindowSet:
         return self.rows[clipped], self.mask[clipped] * (back >= oldest)[..., None]
 
 
+def filled(values: Tensor, mask: Tensor) -> Tensor:
+    """Windows (..., window, channels) without gaps: the last value seen, before the first one that one, and zero (the training
+    mean) for a channel never seen."""
+    seen = mask > 0
+    at = torch.arange(values.shape[-2])[:, None].expand_as(values)
+    last = torch.where(seen, at, -1).cummax(-2).values
+    first = seen.to(torch.uint8).argmax(-2, keepdim=True)
+    return (values * mask).gather(-2, torch.where(last < 0, first, last))
+
+
 def all_known(mask: Tensor) -> Tensor:
     """Whether all of some channels are there: `mask` (..., channels) of 0 and 1 -> (...), 0 or 1; 1 where there are none."""
     return mask.amin(-1) if mask.shape[-1] else torch.ones(mask.shape[:-1], dtype=mask.dtype)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import ModelConfig
-from models.windows import Scale
+from models.windows import Scale, filled
 from plant.spec import PlantSpec
 
 _UNBOUNDED = 1e9  # where the latents of a model that was never trained may go: anywhere
@@ -136,7 +136,8 @@ class WorldModel(nn.Module):
 
     def encode_normalised(self, values: Tensor, mask: Tensor, c: Tensor | None = None) -> Tensor:
         """Normalised windows and masks (..., window, channels) -> z (..., latent)."""
-        return self.encoder(self._with([(values * mask).flatten(-2), mask.flatten(-2)], c))
+        values = filled(values, mask) if self.config.filled else values * mask
+        return self.encoder(self._with([values.flatten(-2), mask.flatten(-2)], c))
 
     def encode(self, window: Tensor, constants: Tensor | None = None) -> Tensor:
         """`window` (..., window, channels) of [measured, dvs, applied], engineering units, NaN where missing or padded,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from models.rivals.contract import Forecaster
-from models.rivals.stretches import filled
+from models.windows import filled
 
 
 class Persistence(Forecaster):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from models.config import ModelConfig, TrainingConfig
+from models.folds import in_time
 from models.objectives import losses
 from models.rivals.arx import Arx
 from models.rivals.contract import Forecaster
@@ -34,7 +35,8 @@ def train_rival(
     training: TrainingConfig,
     report: Report | None = None,
 ) -> Forecaster:
-    """Train the rival `name` on `runs`; `validation` runs choose its order and ridge where it has them.
+    """Train the rival `name` on `runs`. Linear ones choose order and ridge on folds of `runs` over time, and how far descent
+    takes them from there on the `validation` runs.
 
     `random_encoder` is a control: the world model with an encoder that never learned. Deterministic from
     `training.seed` on one machine. Raises `ModelError` for an unknown name or too little data.
@@ -45,13 +47,13 @@ def train_rival(
     rng = torch.Generator().manual_seed(training.seed)
     scale = channel_scale(spec, runs)
     constant = constant_scale(spec, runs)
-    data = WindowSet(runs, scale, config.window, config.horizon, constant=constant)
+    data = WindowSet(in_time(runs), scale, config.window, config.horizon, constant=constant)
     if name == "persistence":
         return Persistence(spec, config, scale, constant)
     if name in ("arx", "subspace"):
-        linear = (Arx if name == "arx" else Subspace)(spec, config, scale, constant)
+        linear: Arx | Subspace = (Arx if name == "arx" else Subspace)(spec, config, scale, constant)
         held = WindowSet(validation, scale, config.window, config.horizon, constant=constant)
-        linear.learn(data, held)
+        linear.learn(data)
         refine(linear, data, held, training, report)
         return linear.eval()
     world = WorldModel(spec, config, scale, constant)

@@ -31,10 +31,13 @@ class Stretches:
     counted: Tensor
 
     @staticmethod
-    def of(data: WindowSet, starts: Tensor, history: Tensor | None = None) -> Stretches:
-        """The stretches whose windows end at `starts` (batch,); `history` (batch,) is how far a window may look back."""
+    def of(data: WindowSet, starts: Tensor, history: Tensor | None = None, steps: int | None = None) -> Stretches:
+        """The stretches whose windows end at `starts` (batch,); `history` (batch,) is how far a window may look back, `steps`
+        how many samples follow: the horizon of `data` unless given."""
         nm, nd = data.n_measured, data.n_dv
         index, alive = data.sequence(starts)
+        if steps is not None:
+            index, alive = index[:, : steps + 1], alive[:, : steps + 1]
         rows, seen = data.rows[index], data.mask[index]
         known = (seen[:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
         values, mask = data.gather(starts, history)
@@ -61,27 +64,27 @@ def whole(data: WindowSet) -> Tensor:
     return full if len(full) else data.starts
 
 
+def some_of(starts: Tensor, count: int) -> Tensor:
+    """`starts` (n,), or `count` of them spread evenly."""
+    return starts if len(starts) <= count else starts[torch.linspace(0, len(starts) - 1, count).round().long()]
+
+
 def robust(guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
     """The world model's own read-out loss: squared error that turns linear past one standard deviation."""
     return (2 * nn.functional.smooth_l1_loss(guess, truth, beta=1.0, reduction="none") * counted).mean()
 
 
 def multi_step_error(model: Forecaster, part: Stretches) -> float:
-    """Mean square error over all steps and tags of `part`, normalised; inf for a model that runs away."""
+    """Root mean square error over all steps of `part`, normalised, mean over tags; inf for a model that runs away."""
     with torch.no_grad():
-        error = (model.roll(part.values, part.mask, part.u, part.d) - part.y).square() * part.counted
-        mean = float(error.sum() / part.counted.sum().clamp(min=1.0))
+        mean = float(rms(model.roll(part.values, part.mask, part.u, part.d), part).mean())
     return mean if math.isfinite(mean) else math.inf
 
 
-def filled(values: Tensor, mask: Tensor) -> Tensor:
-    """Windows (batch x window x channels) without gaps, for models that know no mask: the last value seen, before the first
-    one that one, and zero (the training mean) for a channel never seen."""
-    seen = mask > 0
-    at = torch.arange(values.shape[1])[:, None].expand_as(values)
-    last = torch.where(seen, at, -1).cummax(1).values
-    first = seen.to(torch.uint8).argmax(1, keepdim=True)
-    return (values * mask).gather(1, torch.where(last < 0, first, last))
+def rms(guess: Tensor, part: Stretches) -> Tensor:
+    """Root mean square error of each tag (n_measured,), normalised, over all steps of `part`; inf where it is no number."""
+    error = ((guess - part.y).square() * part.counted).sum((0, 1)) / part.counted.sum((0, 1)).clamp(min=1.0)
+    return error.sqrt().nan_to_num(torch.inf)
 
 
 def descend(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from models.config import ModelConfig, TrainingConfig
+from models.rivals.arx import Arx
 from models.rivals.contract import Forecaster
 from models.rivals.latent import LatentForecaster
 from models.rivals.registry import RIVALS, train_rival
-from models.rivals.stretches import filled
-from models.windows import Run
+from models.rivals.stretches import Stretches, rms, whole
+from models.windows import Run, WindowSet, channel_scale, filled
 from plant.errors import ModelError
 from plant.spec import PlantSpec
 
@@ -20,17 +23,22 @@ TINY = ModelConfig(window=4, latent=8, encoder_width=32, predictor_width=32, hea
 QUICK = TrainingConfig(steps=300, batch=64, sigreg_slices=16)
 
 
-@pytest.fixture(scope="module")
-def linear_runs(spec: PlantSpec) -> list[Run]:
-    """A stable linear system in the reactor's tags, without noise: y(t+1) from y(t), y(t-1), d(t) and u(t+1)."""
+LAST = np.array([False, False, True])  # of the reactor's measured tags
+
+
+def linear_system(spec: PlantSpec, count: int, alone: bool = False) -> list[Run]:
+    """A stable linear system in the reactor's tags, without noise: y(t+1) from y(t), y(t-1), d(t) and u(t+1). `alone`: nothing
+    depends on the last measured tag."""
     rng = np.random.default_rng(0)
     tags = [*spec.measured, *spec.dvs, *spec.mvs]
     centre, span = (np.array(v) for v in zip(*((t.nominal, (t.range[1] - t.range[0]) / 10) for t in tags), strict=True))
     nm, nd, nu = len(spec.measured), len(spec.dvs), len(spec.mvs)
     a1 = 0.6 * np.eye(nm) + 0.1 * rng.standard_normal((nm, nm))
     a2, bd, bu = (0.1 * rng.standard_normal((nm, n)) for n in (nm, nd, nu))
+    if alone:
+        a1[:-1, -1] = a2[:-1, -1] = 0.0
     runs = []
-    for _ in range(40):
+    for _ in range(count):
         y, d, u = rng.standard_normal((40, nm)), rng.standard_normal((40, nd)), rng.standard_normal((40, nu))
         for t in range(2, 40):
             y[t] = a1 @ y[t - 1] + a2 @ y[t - 2] + bd @ d[t - 1] + bu @ u[t]
@@ -38,6 +46,11 @@ def linear_runs(spec: PlantSpec) -> list[Run]:
         nothing = np.full((40, len(spec.guardrails)), np.nan)
         runs.append(Run("excitation", 0.0, rows[2:, :nm], rows[2:, nm : nm + nd], rows[2:, nm + nd :], nothing[2:]))
     return runs
+
+
+@pytest.fixture(scope="module")
+def linear_runs(spec: PlantSpec) -> list[Run]:
+    return linear_system(spec, 40)
 
 
 def stretch(runs: list[Run], at: int, window: int, k: int) -> tuple[torch.Tensor, ...]:
@@ -70,6 +83,46 @@ def test_linear_rivals_recover_a_linear_system(name: str, spec: PlantSpec, linea
     model = train_rival(name, spec, linear_runs[:30], linear_runs[30:35], TINY, QUICK)
     # The rows are float32: 1e-7 of their spread is as exact as the data. A ridge costs subspace some of it.
     assert error_of(model, linear_runs[35:], k=20) < {"arx": 1e-5, "subspace": 1e-2}[name]
+
+
+@pytest.mark.parametrize("name", ["arx", "subspace"])
+def test_a_slow_analyser_costs_the_other_tags_nothing(name: str, spec: PlantSpec) -> None:
+    """Six runs with one tag read every tenth sample, which nothing else depends on: the others are learned as if it were not
+    there. The samples at which all are new are far fewer than regressors."""
+    runs = [
+        dataclasses.replace(r, measured=np.where((np.arange(len(r)) % 10 > 0)[:, None] & LAST, np.nan, r.measured))
+        for r in linear_system(spec, 16, alone=True)
+    ]
+    learned, asked = runs[:6], runs[8:]
+    new = sum(int(np.isfinite(r.measured[TINY.window :]).all(1).sum()) for r in learned)
+    model = train_rival(name, spec, learned, runs[6:8], TINY, QUICK)
+    data = WindowSet(asked, channel_scale(spec, learned), TINY.window, TINY.horizon)
+    part = Stretches.of(data, whole(data)).double()
+    with torch.no_grad():
+        error = rms(model.roll(part.values, part.mask, part.u, part.d), part)
+    assert new < TINY.window * model.channels
+    assert float(error[:-1].max()) < 0.05
+
+
+def test_folds_choose_the_same_again(spec: PlantSpec, linear_runs: list[Run]) -> None:
+    model = train_rival("arx", spec, linear_runs[:30], linear_runs[30:35], TINY, QUICK.model_copy(update={"steps": 1}))
+    assert isinstance(model, Arx)
+    assert model.theta.shape == (TINY.window * model.channels + model.n_mv + 1, model.n_measured)
+    again = train_rival("arx", spec, linear_runs[:30], linear_runs[30:35], TINY, QUICK.model_copy(update={"steps": 1}))
+    assert isinstance(again, Arx)
+    assert torch.equal(model.theta, again.theta)
+
+
+def test_a_tag_without_readings_is_named(spec: PlantSpec, linear_runs: list[Run]) -> None:
+    """Its first reading comes before any whole window."""
+
+    def silent(run: Run) -> Run:
+        measured = run.measured.copy()
+        measured[2:, 0] = np.nan
+        return dataclasses.replace(run, measured=measured)
+
+    with pytest.raises(ModelError, match=rf"{spec.measured[0].name}: no reading follows a whole window"):
+        train_rival("arx", spec, [silent(r) for r in linear_runs[:8]], linear_runs[:4], TINY, QUICK)
 
 
 @pytest.fixture(scope="module")
