@@ -9,7 +9,7 @@ from datetime import datetime
 
 import streamlit as st
 
-from dashboard.faceplates import answer
+from dashboard.faceplates import answer, zone_text
 from dashboard.live import LiveSource
 from dashboard.live_html import live_html
 from dashboard.view import OperatorView, number
@@ -25,17 +25,16 @@ def acknowledge(live: LiveSource, key: str) -> None:
 
 
 def controls(view: OperatorView, live: LiveSource) -> None:
-    """Operator's name, mode, targets, operator limits and moves by hand, and the answer to the last of these."""
+    """Operator's name, mode, targets, zones and prices where the plant has them, operator limits and moves by hand, and the answer
+    to the last of these."""
     st.text_input("Operator (recorded with every action)", key="who", max_chars=40, placeholder="your name")
-    mode, target, limits, move = st.tabs(["Mode", "Target", "Limits", "Manual move"])
-    with mode:
-        _mode(view, live)
-    with target:
-        _target(view, live)
-    with limits:
-        _limits(view, live)
-    with move:
-        _move(view, live)
+    forms = {"Mode": _mode, "Target": _target}
+    forms |= {"Zone": _zone} if view.spec.zones else {}
+    forms |= {"Price": _price} if view.spec.prices else {}
+    forms |= {"Limits": _limits, "Manual move": _move}
+    for tab, form in zip(st.tabs(list(forms)), forms.values(), strict=True):
+        with tab:
+            form(view, live)
     live_html(answer(*st.session_state.get(_ANSWER, ("", True))), key="answer")
 
 
@@ -88,7 +87,65 @@ def _target(view: OperatorView, live: LiveSource) -> None:
         _ask(live, f"target {name} = {wanted:g}", lambda who: live.client.set_target(name, wanted, who))
 
     button.button("Set", key="set_target", on_click=ask, width="stretch")
-    st.caption(f"Now {number(now, tag)}. From {chosen.limits[0]:g} to {chosen.limits[1]:g} {tag.unit}.")
+    coming = [c for c in (view.controller.schedule if view.controller is not None else ()) if c.tag == name]
+    ahead = [c for c in coming if isinstance(c.asked, float)][:1]
+    then = "".join(f" {c.asked:g} from {datetime.fromtimestamp(c.time_s):%H:%M:%S} on is scheduled." for c in ahead)
+    st.caption(f"Now {number(now, tag)}. From {chosen.limits[0]:g} to {chosen.limits[1]:g} {tag.unit}.{then}")
+
+
+def _zone(view: OperatorView, live: LiveSource) -> None:
+    zones = {z.tag: z for z in view.spec.zones}
+    which, low_place, high_place, button = st.columns([1.1, 1, 1, 0.8], vertical_alignment="bottom")
+    name = which.selectbox("CV", list(zones), key="zone_tag")
+    tag, zone = view.spec.tag(name), zones[name]
+    now = view.zone(name)
+    usual = (zone.low, zone.high) if now is None else tuple(v if math.isfinite(v) else None for v in now)
+    # Text: a field for numbers cannot be emptied again, and an empty side is an open one.
+    sides = [
+        place.text_input(
+            f"{side}, {tag.unit}",
+            value="" if v is None else f"{v:g}",
+            key=f"zone_{side.lower()}_{name}",
+            placeholder="open",
+            max_chars=20,
+        )
+        for place, side, v in zip((low_place, high_place), ("Low", "High"), usual, strict=True)
+    ]
+
+    def ask() -> None:
+        try:
+            low, high = (float(side) if side.strip() else math.nan for side in sides)
+        except ValueError:
+            _tell(f"Not sent: a zone has numbers, not {' to '.join(sides)}.", False)
+            return
+        said = " to ".join("open" if math.isnan(v) else f"{v:g}" for v in (low, high))
+        _ask(live, f"zone {name} = {said}", lambda who: live.client.set_zone(name, low, high, who))
+
+    button.button("Set", key="set_zone", on_click=ask, width="stretch")
+    st.caption(
+        f"Now {zone_text(now) if now else '–'}. Inside {zone.limits[0]:g} to {zone.limits[1]:g} {tag.unit}; an empty side is open."
+    )
+
+
+def _price(view: OperatorView, live: LiveSource) -> None:
+    prices = {p.tag: p for p in view.spec.prices}
+    which, value, button = st.columns([1.1, 1.2, 0.9], vertical_alignment="bottom")
+    name = which.selectbox("Of", list(prices), key="price_tag")
+    tag, price = view.spec.tag(name), prices[name]
+    now = view.controller.prices.get(name) if view.controller is not None else None
+    wanted = value.number_input(
+        f"{price.currency} an hour a {tag.unit}",
+        value=float(price.per_unit if now is None else now),
+        format="%g",
+        key=f"price_{name}",
+    )
+
+    def ask() -> None:
+        _ask(live, f"price {name} = {wanted:g}", lambda who: live.client.set_cost(name, wanted, who))
+
+    button.button("Set", key="set_cost", on_click=ask, width="stretch")
+    shown = "–" if now is None else f"{now:g}"
+    st.caption(f"Now {shown}. Above 0 it costs, below 0 it earns.")
 
 
 def _limits(view: OperatorView, live: LiveSource) -> None:

@@ -13,7 +13,8 @@ from plant.link import PlantMode
 from plant.opcua.controller_client import ControllerAlarm, ControllerSnapshot, Margin
 from plant.spec import Guardrail, Role, Tag
 
-_GOOD_PLANS = {"OPTIMAL", "FEASIBLE", ""}
+_GOOD_PLANS = {"OPTIMAL", "FEASIBLE", "TIGHT", ""}  # under TIGHT every limit is kept: no alarm
+_PLAN_LABELS = {"TIGHT": "plan · limits kept"}
 _BAD_PLANS = {"RECOVERY", "INFEASIBLE", "FALLBACK", "UNUSABLE"}
 _LATE_SAMPLES = 2.0  # a sample older than this many control samples is worth an eye
 _ABNORMAL = {"DROPPED", "PREDICTED", "BAD"}  # of the controller's words on a tag; the others are ordinary
@@ -28,7 +29,11 @@ def header(view: OperatorView) -> str:
     if c is not None:
         grave = State.ALARM if c.plan_status in _BAD_PLANS else State.WARNING
         cells += [
-            _cell(c.plan_status or "–", "plan", State.NORMAL if c.plan_status in _GOOD_PLANS else grave),
+            _cell(
+                c.plan_status or "–",
+                _PLAN_LABELS.get(c.plan_status, "plan"),
+                State.NORMAL if c.plan_status in _GOOD_PLANS else grave,
+            ),
             _cell(f"{_tenths(c.solve_time_ms)} ms", "solve time", kind="spare"),
             _cell(
                 f"{_tenths(c.sample_age_s)} s",
@@ -85,6 +90,15 @@ def notices(view: OperatorView) -> str:
     return "".join(out)
 
 
+def sayings(view: OperatorView) -> str:
+    """What the controller says of its plan: what holds the plant and at what price, and what an operator should know. '' where it
+    says nothing."""
+    c = view.controller
+    said = [] if c is None else [("Held by", c.active), ("The plan", c.why)]
+    lines = "".join(f"<p><b>{label}</b> {escape(text)}</p>" for label, text in said if text)
+    return f'<div class="notice says" data-source="plan">{lines}</div>' if lines else ""
+
+
 def measurements(view: OperatorView) -> str:
     """One faceplate a tag on the endpoint: value, analogue bar with normal band, limits and target."""
     plates = "".join(_plate(view, tag) for tag in view.spec.online)
@@ -134,9 +148,10 @@ def trend_key(view: OperatorView, span_s: float) -> str:
     """What the strokes of the trend chart mean, and whether they are old."""
     minutes = f"{span_s / 60:.0f} min" if span_s >= 120 else f"{span_s:.0f} s"
     old = f' · <b class="amber">old, {duration(view.stored_news.age_s)}</b>'
+    zone = "&ensp;▒ zone" if view.spec.zones else ""
     return (
         f"<h2><span>Trends, last {minutes}{old if view.trends_old else ''}</span> <small>▬ measured&ensp;╍ expected by the "
-        "plan&ensp;┈ target&ensp;─ limit</small></h2>"
+        f"plan&ensp;┈ target&ensp;─ limit{zone}</small></h2>"
     )
 
 
@@ -230,6 +245,11 @@ def _plate(view: OperatorView, tag: Tag) -> str:
     if band := normal_band(view, tag):
         left, right = _share(band[0], low, high), _share(band[1], low, high)
         marks.append(f'<i class="band" style="left:{left}%;width:{round(right - left, 2)}%"></i>')
+    zone = view.zone(tag.name)
+    if zone is not None:
+        left, right = _share(zone[0], low, high), _share(zone[1], low, high)
+        open_ends = "".join(f" open-{side}" for side, v in zip(("low", "high"), zone, strict=True) if math.isinf(v))
+        marks.append(f'<i class="zone{open_ends}" style="left:{left}%;width:{round(right - left, 2)}%"></i>')
     limits = [g.limit for g in view.guardrails(tag.name)] + list(view.operator_limits(tag) or ())
     marks += [f'<i class="limit" style="left:{_share(v, low, high)}%"></i>' for v in limits if low <= v <= high]
     if (target := view.target(tag.name)) is not None:
@@ -237,13 +257,17 @@ def _plate(view: OperatorView, tag: Tag) -> str:
     if reading is not None and math.isfinite(reading.value):
         shown = "old" if fault else state
         marks.append(f'<i class="now {shown}" style="left:{_share(reading.value, low, high)}%"></i>')
-    right = f"target {number(target, tag)}" if target is not None else f"{low:g} – {high:g}"
+    wanted = [f"target {number(target, tag)}"] if target is not None else []
+    wanted += [f"zone {zone_text(zone)}"] if zone is not None else []
+    right = " · ".join(wanted) or f"{low:g} – {high:g}"
     why = f": {reading.reason}" if reading is not None and reading.reason and not view.old else ""
     note = f"<b>{escape(fault + why)}</b>" if fault else escape(tag.description)
     role = "" if tag.role is Role.CV else f'<span class="role">{escape(tag.role)}</span>'
     if (word := view.status(tag.name)) not in ("", "ON"):
         abnormal = State.WARNING if word in _ABNORMAL else State.NORMAL
         role += f'<span class="status {abnormal}">{escape(word)}</span>'
+    if word := view.outside_zone(tag.name):
+        role += f'<span class="status">{word}</span>'
     return (
         f'<div class="plate" title="{escape(f"{tag.description}, {tag.unit}. Bar: {low:g} to {high:g}")}" data-tag="{escape(tag.name)}">'
         f'<div class="head"><b>{escape(tag.name)}</b>{role}<span class="value {state}">{value}</span>'
@@ -251,6 +275,14 @@ def _plate(view: OperatorView, tag: Tag) -> str:
         f'<div class="bar">{"".join(marks)}</div>'
         f'<div class="note"><span>{note}</span><span>{right}</span></div></div>'
     )
+
+
+def zone_text(zone: tuple[float, float]) -> str:
+    """A zone in words: 45 – 60, ≤ 60 or ≥ 45."""
+    low, high = zone
+    if math.isinf(low):
+        return f"≤ {high:g}"
+    return f"≥ {low:g}" if math.isinf(high) else f"{low:g} – {high:g}"
 
 
 def _guardrail(view: OperatorView, g: Guardrail) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from dashboard.style import BAND, FONT, INK, LINE, LIVE, MUTED, PLAN, RED
+from dashboard.style import BAND, FONT, INK, LINE, LIVE, MUTED, PLAN, RED, ZONE
 from dashboard.view import OperatorView, Reading
 from plant.link import Quality
 from plant.spec import Role, Tag
@@ -135,7 +135,7 @@ def _add_panel(
     measured["markArea"] = {
         "silent": True,
         "itemStyle": {"color": BAND, "opacity": 0.65},
-        "data": [[{"xAxis": _ms(now)}, {"xAxis": _ms(extent[1])}]],
+        "data": [*_zone(view, tag, (low, high)), [{"xAxis": _ms(now)}, {"xAxis": _ms(extent[1])}]],
     }
     option["series"].append(measured)
     option["series"].append(_line("expected", i, ahead, {"color": PLAN, "width": 2, "type": [5, 3]}) | held)
@@ -193,10 +193,20 @@ def _marks(view: OperatorView, tag: Tag, now: float, shown: tuple[float, float],
     return {"silent": True, "symbol": "none", "animation": False, "data": marks}
 
 
+def _zone(view: OperatorView, tag: Tag, shown: tuple[float, float]) -> list[list[Option]]:
+    """The zone of a tag as an area, as far as it lies inside the scale."""
+    zone = view.zone(tag.name)
+    if zone is None:
+        return []
+    low, high = max(zone[0], shown[0]), min(zone[1], shown[1])
+    return [[{"yAxis": low, "itemStyle": {"color": ZONE, "opacity": 0.45}}, {"yAxis": high}]] if low < high else []
+
+
 def _limits(view: OperatorView, tag: Tag) -> list[tuple[str, float]]:
     limits = [("max" if g.max is not None else "min", g.limit) for g in view.guardrails(tag.name)]
     if operator := view.operator_limits(tag):
         limits += [("low", operator[0]), ("high", operator[1])]
+    limits += [("zone", v) for v in view.zone(tag.name) or () if math.isfinite(v)]
     return limits
 
 
@@ -245,7 +255,13 @@ def _target(view: OperatorView, tag: Tag, extent: tuple[float, float]) -> list[P
         points = [[_ms(extent[0]), _short(present)]]
     if present is None:
         return []
-    return [*points, [_ms(view.now_s or extent[1]), _short(present)], [_ms(extent[1]), _short(present)]]
+    points += [[_ms(view.now_s or extent[1]), _short(present)]]
+    last = present
+    for change in view.controller.schedule if view.controller is not None else ():
+        if change.tag == tag.name and isinstance(change.asked, float) and change.time_s <= extent[1]:
+            points.append([_ms(change.time_s), _short(change.asked)])
+            last = change.asked
+    return [*points, [_ms(extent[1]), _short(last)]]
 
 
 def scale(tag: Tag, values: Sequence[float | None], limits: Sequence[float]) -> tuple[float, float, float]:

@@ -40,7 +40,11 @@ def _tick(spec: PlantSpec, live: LiveSource, history: HistoryReader) -> None:
     span_s = _TREND_SAMPLES * spec.sample_time_s
     tags = trend_tags(spec)
     view = observe(spec, live, history, tags, span_s)
-    live_html(faceplates.header(view) + faceplates.notices(view), key="header", height_as="--header")
+    live_html(
+        faceplates.header(view) + faceplates.notices(view) + faceplates.sayings(view),
+        key="header",
+        height_as="--header",
+    )
     left, middle, right = st.columns([23, 50, 27])
     with left:
         live_html(faceplates.measurements(view) + faceplates.guardrails(view), key="plates")

@@ -6,6 +6,7 @@ PAGE = "#d3d6d9"
 PANEL = "#e3e5e7"
 WELL = "#c4c8cc"  # what a bar moves in
 BAND = "#eef0f1"  # the normal band of a bar or trend
+ZONE = "#b9cbbd"  # where a CV costs nothing
 LINE = "#a9afb5"
 MUTED = "#59616a"
 INK = "#23282d"
@@ -89,6 +90,7 @@ LIVE_CSS = f"""
 .hs .notice.shed {{border:2px solid {RED}; border-left-width:12px; padding:9px 14px; font-size:14px}}
 .hs .notice.shed strong {{display:block; font-size:18px; color:{RED}}}
 .hs .notice p {{margin:2px 0 0}}
+.hs .notice.says {{padding:4px 12px 5px}} .hs .notice.says p {{margin:0}} .hs .notice.says b {{color:{MUTED}; font-weight:600; margin-right:6px}}
 
 .hs .plate {{padding:6px 0 7px; border-top:1px solid {LINE}}}
 .hs .plate:first-of-type {{border-top:0; padding-top:0}}
@@ -106,6 +108,8 @@ LIVE_CSS = f"""
 .hs .bar {{position:relative; height:12px; background:{WELL}; margin:4px 0 5px; border:1px solid {LINE}}}
 .hs .bar i {{position:absolute; top:0; bottom:0; display:block; transition:left .25s linear}}
 .hs .bar .band {{background:{BAND}}}
+.hs .bar .zone {{background:{ZONE}; border:solid {PLAN}; border-width:0 2px; top:2px; bottom:2px}}
+.hs .bar .zone.open-low {{border-left-width:0}} .hs .bar .zone.open-high {{border-right-width:0}}
 .hs .bar .limit {{width:2px; margin-left:-1px; background:{INK}; top:-2px; bottom:-2px}}
 .hs .bar .target {{width:0; height:0; top:7px; bottom:auto; margin-left:-6px; border:6px solid transparent; border-top:0; border-bottom:7px solid {INK}}}
 .hs .bar .now {{width:6px; margin-left:-3px; background:{LIVE}; top:-3px; bottom:-3px}}

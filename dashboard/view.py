@@ -171,6 +171,22 @@ class OperatorView:
         """The target in force, from the controller; None when it is away or the tag has none."""
         return self.controller.targets.get(tag) if self.controller is not None else None
 
+    def zone(self, tag: str) -> tuple[float, float] | None:
+        """The zone in force, from the controller: low and high, infinite where a side is open; None when it is away or the tag has
+        none."""
+        found = self.controller.zones.get(tag) if self.controller is not None else None
+        if found is None:
+            return None
+        low, high = found
+        return -math.inf if math.isnan(low) else low, math.inf if math.isnan(high) else high
+
+    def outside_zone(self, tag: str) -> str:
+        """ABOVE ZONE or BELOW ZONE; '' inside, and where either is not known."""
+        zone, reading = self.zone(tag), self.readings.get(tag)
+        if zone is None or reading is None or self.old or not math.isfinite(reading.value):
+            return ""
+        return "ABOVE ZONE" if reading.value > zone[1] else "BELOW ZONE" if reading.value < zone[0] else ""
+
     def operator_limits(self, tag: Tag) -> tuple[float, float] | None:
         """An MV's operator limits, else its own; None for other tags."""
         if tag.move is None:
@@ -233,6 +249,7 @@ def display_range(view: OperatorView, tag: Tag) -> tuple[float, float]:
     """
     points = [tag.nominal, *(g.limit for g in view.guardrails(tag.name))]
     points += [v for t in view.spec.targets if t.tag == tag.name for v in t.limits]
+    points += [v for z in view.spec.zones if z.tag == tag.name for v in z.limits]
     points += list(tag.move.limits) if tag.move else []
     low, high = min(points), max(points)
     if low == high:
@@ -258,8 +275,8 @@ def margin_state(margin: Margin, expected: float) -> State:
 
 
 def trend_tags(spec: PlantSpec, limit: int = 4) -> tuple[str, ...]:
-    """The tags a page trends unless told otherwise: CVs, whatever has a guardrail, MVs, then the other measurements."""
-    guarded = {g.tag for g in spec.guardrails}
+    """The tags a page trends unless told otherwise: CVs, whatever has a guardrail or a zone, MVs, then the other measurements."""
+    guarded = {g.tag for g in spec.guardrails} | {z.tag for z in spec.zones}
     first = [t.name for t in spec.tags if t.role is Role.CV or (t.name in guarded and t.role is not Role.HIDDEN)]
     moves = [t.name for t in spec.mvs]
     rest = [t.name for t in spec.tags if t.role is Role.AUX]

@@ -153,12 +153,14 @@ def heater() -> Heater:
 
 
 class Feedforward:
-    """Asks for the move that ends at the target, and knows the heater well enough to predict it."""
+    """Asks for the move that ends at the target, and knows the heater well enough to predict it. `says`: fields of its decisions
+    that a test sets."""
 
     horizon = 12
 
     def __init__(self, spec: PlantSpec) -> None:
         self._spec = spec
+        self.says: dict[str, Any] = {}
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         n, dt = self.horizon, self._spec.sample_time_s
@@ -166,11 +168,12 @@ class Feedforward:
         T = 20.0 + move + (observation.measured[0, 0] - 20.0 - move) * np.exp(-dt / 10.0 * np.arange(1, n + 1))
         calibrated = np.tile([1.5, 1.5], (n, 1))
         margins = np.array([95.0, 85.0]) - T[:, None] - calibrated
-        return Decision(
+        decision = Decision(
             moves=np.array([[move]]), plan=np.full((1, n, 1), move), predicted=T[None, :, None], margins=margins[None],
             calibrated=calibrated, guardrails=("burns", "warm"), status=(Status.OPTIMAL,), violation=np.zeros(1),
             bias=np.zeros((1, 1)), solve_time_s=0.004,
         )  # fmt: skip
+        return dataclasses.replace(decision, **self.says)
 
     def reset(self) -> None:
         pass
@@ -179,8 +182,8 @@ class Feedforward:
 class Site:
     """Plant server, link, recorder, historian, control loop and its node set, all real, in a thread of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.folder, self._changes = folder, changes
         self.controller_endpoint = f"opc.tcp://127.0.0.1:{free_port()}/controller"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -192,7 +195,7 @@ class Site:
 
     async def _start(self) -> None:
         clock = ScaledClock(SPEED)
-        self.spec = heater_spec(endpoint=f"opc.tcp://127.0.0.1:{free_port()}/heater")
+        self.spec = heater_spec(endpoint=f"opc.tcp://127.0.0.1:{free_port()}/heater", **self._changes)
         self.plant_file = self.folder / "heater.yaml"
         self.plant_file.write_text(self.spec.model_dump_json())  # JSON is YAML
         self.historian = Historian(self.folder / "historian.db", "heater")
@@ -200,7 +203,8 @@ class Site:
         self.server = await PlantServer(self.spec, Heater(), clock).__aenter__()
         self.link = OpcUaLink(self.spec, clock)
         config = ControllerConfig.model_validate({"loop": {"speed_tolerance": 0.9}})
-        self.loop = ControlLoop(self.spec, config, self.link, Feedforward(self.spec), self.historian, clock)
+        self.controller = Feedforward(self.spec)
+        self.loop = ControlLoop(self.spec, config, self.link, self.controller, self.historian, clock)
         self._stop = asyncio.Event()
         self._tasks = [
             asyncio.create_task(self.loop.run(who="test")),
@@ -267,6 +271,20 @@ def _healthy(url: str) -> bool:
 @pytest.fixture(scope="session")
 def run_dashboard():
     return dashboard
+
+
+@pytest.fixture(scope="session")
+def make_site():
+    return Site
+
+
+@pytest.fixture(scope="session")
+def wants() -> dict[str, Any]:
+    """What a heater is wanted to do besides its target."""
+    return {
+        "zones": [{"tag": "T", "low": 45.0, "high": 60.0, "limits": (30.0, 80.0)}],
+        "prices": [{"tag": "U", "per_unit": 2.0, "currency": "EUR"}],
+    }
 
 
 @pytest.fixture(scope="module")
