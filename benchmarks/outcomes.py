@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,8 @@ from benchmarks.report import Report
 
 @dataclass(frozen=True)
 class Outcome:
-    """`value` must be at most `limit`, or at least where `at_least`; NaN: it could not be measured, `note` says why."""
+    """`value` must be at most `limit`, or at least where `at_least`; a limit of inf asks nothing. NaN: it could not be measured, `note`
+    says why."""
 
     what: str
     value: float
@@ -37,6 +39,19 @@ def none(what: str, count: float, note: str = "") -> Outcome:
     return Outcome(what, float(count), 0.0, note=note)
 
 
+def shown(what: str, value: float, note: str = "") -> Outcome:
+    """Something that is told and has no bar."""
+    return Outcome(what, float(value), math.inf, note=note)
+
+
+FAILED = "ran to its end"
+
+
+def failed(error: Exception) -> Outcome:
+    """A case that ended in an error."""
+    return Outcome(FAILED, 0.0, 1.0, at_least=True, note=f"{type(error).__name__}: {error}"[:200])
+
+
 def not_run(what: str, why: str) -> Outcome:
     """Something that could not be measured."""
     return Outcome(what, math.nan, math.nan, note=why)
@@ -54,21 +69,37 @@ class Store:
         self._known: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
 
     def of(self, row: str, case: str, work: Case) -> list[Outcome]:
-        """The outcomes of a case: known ones, or measured now and kept. What could not be measured is not kept."""
-        key = f"{row}/{case}"
-        if key in self._known:
-            return [Outcome(**o) for o in self._known[key]["outcomes"]]
+        """The outcomes of a case: known ones, or measured now and kept."""
+        if self.knows(row, case):
+            return self.outcomes(row, case)
         began = time.monotonic()
         found = work()
-        if any(math.isnan(o.value) for o in found):
-            return found
-        facts = {"seconds": round(time.monotonic() - began, 1), "outcomes": [asdict(o) for o in found]}
-        self._known[key] = facts
+        self.keep(row, case, found, time.monotonic() - began)
+        return found
+
+    def knows(self, row: str, case: str) -> bool:
+        """Whether a case was measured before."""
+        return f"{row}/{case}" in self._known
+
+    def outcomes(self, row: str, case: str) -> list[Outcome]:
+        """What was measured of a case before."""
+        return [Outcome(**o) for o in self._known[f"{row}/{case}"]["outcomes"]]
+
+    def keep(self, row: str, case: str, found: list[Outcome], seconds: float) -> None:
+        """Keep what a case came to, but for one that could not be measured or failed."""
+        if any(math.isnan(o.value) or o.what == FAILED for o in found):
+            return
+        self._known[f"{row}/{case}"] = {
+            "seconds": round(seconds, 1), "revision": revision(), "outcomes": [asdict(o) for o in found]
+        }  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self._known, indent=1) + "\n")
         part.replace(self.path)
-        return found
+
+    def revisions(self, row: str) -> list[str]:
+        """Which revisions the cases of a row were measured at."""
+        return sorted({str(f.get("revision", "")) for key, f in self._known.items() if key.split("/")[0] == row})
 
     def seconds(self, row: str) -> float:
         """How long the cases of a row took."""
@@ -77,6 +108,16 @@ class Store:
     def forget(self, row: str) -> None:
         """Measure a row anew."""
         self._known = {k: f for k, f in self._known.items() if k.split("/")[0] != row}
+
+
+def revision() -> str:
+    """The git revision this runs from, with a + where something was changed since; '' outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def tabulate(report: Report, title: str, found: Mapping[str, list[Outcome]], seconds: float) -> None:
@@ -90,6 +131,8 @@ def tabulate(report: Report, title: str, found: Mapping[str, list[Outcome]], sec
     kinds: dict[tuple[str, float, bool], list[tuple[str, Outcome]]] = {}
     for case, outcomes in found.items():
         for o in outcomes:
+            if math.isinf(o.limit):
+                continue
             key = (o.what, o.limit, o.at_least) if not math.isnan(o.value) else (o.what, math.nan, False)
             kinds.setdefault(key, []).append((case, o))
     for (what, limit, at_least), cases in kinds.items():
@@ -102,4 +145,4 @@ def tabulate(report: Report, title: str, found: Mapping[str, list[Outcome]], sec
 
 
 def _bar(o: Outcome) -> str:
-    return "" if math.isnan(o.limit) else f"{'>=' if o.at_least else '<='} {o.limit:g}"
+    return "" if not math.isfinite(o.limit) else f"{'>=' if o.at_least else '<='} {o.limit:g}"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.foreign.bench import QUICK, Bench, Settings
 from benchmarks.foreign.node import NoNode
-from benchmarks.outcomes import Cases, Outcome, Store, not_run, tabulate
+from benchmarks.outcomes import Cases, Outcome, Store, failed, not_run, tabulate
 from benchmarks.report import Report
 
 ROWS = {
@@ -81,7 +81,7 @@ def measured(store: Store, row: str, case: str, work: Callable[[], list[Outcome]
         return [not_run("could not run", str(e))]
     except Exception as e:  # noqa: BLE001  # one case must not take the others with it
         traceback.print_exc()
-        found = [Outcome("ran to its end", 0.0, 1.0, at_least=True, note=f"{type(e).__name__}: {e}"[:200])]
+        found = [failed(e)]
     missed = [o.what for o in found if o.value == o.value and not o.met]
     word = f"MISSED {', '.join(missed)}" if missed else "met"
     print(f"{row}, {case}: {word} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.plug_in import plug_in
-from plant.spec import PlantSpec, load_spec
+from plant.spec import PlantSpec, Test, load_spec
+from simulators.scenario import Scenario, load_scenario
 
 _HERE = Path(__file__).parent
 _SIMULATORS = {
@@ -22,7 +23,27 @@ PLANTS: dict[str, str | Path] = {
 }
 
 
+# Step tests that operations would allow on the two plants that say nothing of their own: the MV's unit to each side, seconds held.
+_TESTS = {
+    "reactor": {"TC101": Test(step=2.0, hold_s=300.0)},
+    "vandevusse": {"F": Test(step=3.0, hold_s=240.0), "Qdot": Test(step=400.0, hold_s=240.0)},
+}
+
+
 def site_plant(name: str, folder: Path) -> PlantSpec:
     """A plant of the benchmark by name. `folder` takes the metadata that make the plug-ins known."""
     plug_in(folder / "plug_in", "site-plants", _SIMULATORS)
-    return load_spec(PLANTS[name])
+    spec, tests = load_spec(PLANTS[name]), _TESTS.get(name, {})
+    tags = (
+        t.model_copy(update={"move": t.move.model_copy(update={"test": tests[t.name]})})
+        if t.move and t.name in tests
+        else t
+        for t in spec.tags
+    )
+    return spec.model_copy(update={"tags": tuple(tags)}) if tests else spec
+
+
+def history_scenario(name: str, spec: PlantSpec) -> Scenario:
+    """What a plant lives through while it is recorded."""
+    path = _HERE / "histories" / f"{name}.yaml"
+    return load_scenario(path if path.exists() else "history", spec)

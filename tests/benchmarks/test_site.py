@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks.outcomes import Outcome, shown, tabulate
+from benchmarks.report import Report
+from benchmarks.site.bench import QUICK, Bench
 from benchmarks.site.column.column import ColumnA
-from benchmarks.site.plants import PLANTS, site_plant
+from benchmarks.site.economics import optimum, wanted
+from benchmarks.site.history import Part, fold_s, history_of
+from benchmarks.site.loop import WARM, lived
+from benchmarks.site.plants import PLANTS, history_scenario, site_plant
+from benchmarks.site.running import worked
 from benchmarks.site.sensors import Analyser
 from benchmarks.site.tanks.tanks import MinimumPhase, NonminimumPhase
+from controllers.contracts import Decision, Observation, Status, Targets
+from historian import Historian
+from models.dataset import load_runs
 from plant.spec import PlantSpec
 from simulators.contract import Array, Simulator
 from simulators.namespaces import NumpyNamespace
@@ -105,3 +119,90 @@ def test_an_analyser_answers_late_and_holds() -> None:
         analyser.see(60.0 * k, np.array([float(k)]))
         shown.append(float(analyser.read()[0]))
     assert shown == [0, 0, 0, 0, 0, 0, 0, 3, 3, 3, 6, 6]
+
+
+def test_folds_are_held_out_by_time_and_a_part_of_each_is_a_test(specs: dict[str, PlantSpec], tmp_path: Path) -> None:
+    spec = specs["column"]
+    path = history_of(spec, history_scenario("column", spec), 8.0, tmp_path / "history.db", 1)
+    with Historian(path, spec.name, read_only=True) as store:
+        whole = store.runs()
+        assert whole["kind"].to_list() == ["recorded", "excitation"] * 4
+        parts = [Part(store, fold, fold_s(spec, 8.0), inside=True).runs()["id"].to_list() for fold in range(4)]
+        assert sorted(itertools.chain(*parts)) == whole["id"].to_list()
+        assert all(len(p) == 2 for p in parts)
+        rest = Part(store, 1, fold_s(spec, 8.0), inside=False).runs()["id"].to_list()
+        assert set(rest) == set(whole["id"]) - set(parts[1])
+        runs = load_runs(store, spec)
+    steps = {r.kind: np.nanstd(np.diff(r.applied, axis=0)) for r in runs}
+    assert steps["excitation"] > steps["recorded"] > 0
+    analyser = np.isfinite(np.concatenate([r.measured[:, 0] for r in runs])).mean()
+    assert analyser == pytest.approx(1 / 3, abs=0.03)
+
+
+class Blind:
+    """A controller that keeps the moves it finds and says of its plans what it is told to, sample by sample."""
+
+    horizon = 1
+
+    def __init__(self, spec: PlantSpec, says: dict[int, tuple[Status, float]]) -> None:
+        self._spec, self._says, self._k = spec, says, -1
+
+    def reset(self) -> None:
+        self._k = -1
+
+    def decide(self, observation: Observation, targets: Targets) -> Decision:
+        self._k += 1
+        status, violation = self._says.get(self._k, (Status.FEASIBLE, 0.0))
+        made = Decision.of_moves(self._spec, observation.applied, 0.0)
+        batch = len(made.moves)
+        return replace(made, status=(status,) * batch, violation=np.full(batch, violation))
+
+
+def test_plants_go_back_to_their_own_loops_where_the_supervisor_would_shed(specs: dict[str, PlantSpec]) -> None:
+    spec = specs["tanks_minimum"]
+    samples = WARM + 40
+    goals = np.tile([t.value for t in spec.targets], (2, samples, 1)).astype(float)
+    still = [(load_scenario("steady", spec), 2)]
+    broken = {k: (Status.RECOVERY, 2.0) for k in range(WARM + 5, WARM + 30)}
+    for says, shed, why in (
+        ({}, samples, ""),
+        ({k: (Status.RECOVERY, 0.5) for k in broken}, samples, ""),  # less than one scale: executed
+        ({k: (Status.TIGHT, 9.0) for k in broken}, samples, ""),
+        (broken, WARM + 9, "plans in a row"),
+        ({WARM + 3: (Status.INFEASIBLE, 0.0)}, WARM + 3, "no answer"),
+    ):
+        done = lived(spec, still, samples, goals, Blind(spec, says))
+        assert done.shed.tolist() == [shed] * 2
+        assert all(why in cause for cause in done.causes)
+        assert not done.tripped.any()
+
+
+def test_the_plants_own_loops_hold_their_targets(specs: dict[str, PlantSpec]) -> None:
+    spec = specs["tanks_minimum"]
+    goals = np.tile([13.0, 12.0], (1, 200, 1))
+    done = lived(spec, [(load_scenario("steady", spec), 1)], 200, goals)
+    assert done.true["LT1"][0, -50:] == pytest.approx(13.0, abs=0.15)
+    assert done.true["LT2"][0, -50:] == pytest.approx(12.0, abs=0.15)
+
+
+def test_the_cheapest_column_stands_at_both_limits(specs: dict[str, PlantSpec]) -> None:
+    moves, cost = optimum(wanted(specs["column"]))
+    column = ColumnA()
+    _, d, p = usual(column)
+    x = steady_state(column, np.array([moves]), d, p, column.initial(np.array([column.u0]), d, p))
+    assert x[0, 40] == pytest.approx(0.985, abs=1e-5)
+    assert x[0, 0] == pytest.approx(0.015, abs=1e-5)
+    assert cost < 43.0
+
+
+def test_a_row_runs_from_end_to_end(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, replace(QUICK, hours=(4.0,)))
+    outcomes, _ = worked(bench, "known_moves", "column")
+    assert [o.met for o in outcomes] == [True]
+
+
+def test_what_is_only_shown_has_no_bar() -> None:
+    report = Report("test")
+    tabulate(report, "row", {"a": [shown("told", 7.0), Outcome("asked", 2.0, 1.0)]}, 0.0)
+    assert [met for _, met, _ in report.bars] == [False]
+    assert report.tables[0][2][0][:4] == ["a", "told", "7", ""]

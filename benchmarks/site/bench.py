@@ -1,0 +1,128 @@
+"""What the rows share: where things are kept, how long runs are, the recorded plants and the models trained on them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.site.history import FOLDS, Part, fold_s, history_of
+from benchmarks.site.plants import PLANTS, history_scenario, site_plant
+from historian import Historian
+from homeostat.training import train_plant
+from models.checkpoint import Checkpoint, load
+from models.config import ModelConfig, TrainingConfig
+from models.dataset import Source, Split, load_runs, split_runs
+from models.rivals.contract import Forecaster
+from models.rivals.registry import train_rival
+from models.windows import Run
+from plant.errors import ModelError
+from plant.spec import PlantSpec, Role
+
+LINEAR = ("arx", "subspace")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`hours` of recorded history, `folds` of it that are held out in turn, `steps` of training (None: as shipped), `loop_hours` of
+    closed loop and `loop_seeds` of it, `seeds` of everything else."""
+
+    hours: tuple[float, ...] = (10.0, 100.0, 200.0)
+    folds: int = FOLDS
+    steps: int | None = None
+    loop_hours: float = 48.0
+    loop_seeds: int = 5
+    seeds: int = 3
+
+
+QUICK = Settings(hours=(10.0,), folds=1, steps=200, loop_hours=1.0, loop_seeds=1, seeds=1)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """`folder` holds everything that is made; `data` is where reference data are, None where they are not."""
+
+    folder: Path
+    settings: Settings
+    seed: int = 0
+    data: Path | None = None
+
+    @property
+    def plants(self) -> tuple[str, ...]:
+        return tuple(PLANTS)
+
+    def simulated(self, plant: str) -> PlantSpec:
+        """The plant as it is, its simulator and its regulatory layer with it."""
+        return site_plant(plant, self.folder)
+
+    def spec(self, plant: str) -> PlantSpec:
+        """The plant as its site knows it: no simulator, and no label of what only one could tell."""
+        spec = self.simulated(plant)
+        rails = tuple(g.model_copy(update={"fallback_tag": None}) for g in spec.guardrails)
+        watched = {g.tag for g in rails}
+        tags = tuple(t for t in spec.tags if t.role is not Role.HIDDEN or t.name in watched)
+        return spec.model_copy(update={"simulator": None, "guardrails": rails, "tags": tags})
+
+    @contextmanager
+    def history(self, plant: str, hours: float, fold: int | None = None, *, held: bool = False) -> Iterator[Source]:
+        """The plant's history of so many hours; of a `fold` all but it, or it alone where `held`."""
+        spec = self.simulated(plant)
+        path = self.folder / "history" / f"{plant}_{hours:g}.db"
+        with self._alone(path):
+            history_of(spec, history_scenario(plant, spec), hours, path, self._number(plant, hours))
+        with Historian(path, spec.name, read_only=True) as store:
+            yield store if fold is None else Part(store, fold, fold_s(spec, hours), inside=held)
+
+    def runs(self, plant: str, hours: float, fold: int | None = None, *, held: bool = False) -> list[Run]:
+        """The same as runs on the sample grid."""
+        with self.history(plant, hours, fold, held=held) as source:
+            return load_runs(source, self.spec(plant))
+
+    def split(self, plant: str, hours: float, fold: int | None = None) -> Split:
+        """The runs as `train` splits them."""
+        t = self.training()
+        return split_runs(self.runs(plant, hours, fold), t.validation_share, t.calibration_share, t.seed)
+
+    def training(self, seed: int = 0) -> TrainingConfig:
+        shipped = TrainingConfig(seed=seed)
+        steps = self.settings.steps
+        return shipped if steps is None else shipped.model_copy(update={"steps": steps})
+
+    def model(self, plant: str, hours: float, fold: int | None = None, seed: int = 0) -> Checkpoint:
+        """What `homeostat train` deploys from that history, kept in the folder."""
+        name = f"{plant}_{hours:g}" + ("" if fold is None else f"_without_{fold}") + (f"_seed{seed}" if seed else "")
+        folder, spec = self.folder / "models" / name, self.spec(plant)
+        with self._alone(folder):
+            with contextlib.suppress(ModelError):
+                return load(folder, spec)
+            with self.history(plant, hours, fold) as source:
+                trained = train_plant(
+                    spec, source, folder, "python -m benchmarks.site", ModelConfig(), self.training(seed)
+                )
+        assert trained is not None
+        return trained.checkpoint
+
+    def rival(self, name: str, plant: str, hours: float, fold: int | None = None) -> Forecaster:
+        """A linear model of the same runs, as `--compare` fits it."""
+        parts = self.split(plant, hours, fold)
+        return train_rival(name, self.spec(plant), parts.training, parts.validation, ModelConfig(), self.training())
+
+    def _number(self, plant: str, hours: float) -> int:
+        """A seed of a history's own."""
+        return int(np.random.SeedSequence([self.seed, self.plants.index(plant), int(hours)]).generate_state(1)[0])
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Nobody else makes `path` meanwhile."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+Work = Callable[[], None]
