@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from historian import Historian
 from historian.parquet import ParquetHistory
+from homeostat.gain_report import table
 from homeostat.recording import excite_lockstep
 from homeostat.train_config import TrainFile
 from homeostat.training import train_plant
 from models.data_check import DataReport
+from models.gains import Gains
 from plant.spec import PlantSpec
 from simulators.scenario import scenario_files
 
@@ -67,6 +69,8 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings: TrainFile, s
     d = trained.checkpoint.facts["diagnostics"]
     gain = f", action gain {d['action_gain']:.1f}" if "action_gain" in d else ""
     err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}{gain}")
+    if (gains := Gains.of_facts(trained.checkpoint.facts)) is not None:
+        err.print(escape(table(gains)), highlight=False, soft_wrap=True)
     err.print(f"report: {target / 'report.html'}", soft_wrap=True)
     if trained.suspect:
         err.print(f"[bold]SUSPECT[/bold]: {'; '.join(trained.suspect)}. Do not close a loop with this model.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
+from homeostat.gain_report import sections
+from homeostat.report_figures import axes_of, svg
 from models.calibration import Calibration, errors_on
 from models.diagnostics import Rollouts, roll_outs, spectrum
+from models.gains import Gains
 from models.plant_surprise import PlantSurprise, follow
 from models.windows import Run, known_stretch
 from models.world_model import WorldModel
@@ -65,6 +65,9 @@ def write(
         figures.append(
             ("Surprise of one run before and after a sensor is at fault", _faulty_run(model, surprise, usual))
         )
+    gains = Gains.of_facts(facts)
+    if gains is not None:
+        figures += sections(gains)
     suspect = "; ".join(facts["suspect"]) if facts["suspect"] else ""
     verdict = f"<p class=bad>SUSPECT: {html.escape(suspect)}</p>" if suspect else "<p class=good>Not suspect.</p>"
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:g}</td></tr>" for k, v in facts["diagnostics"].items())
@@ -72,7 +75,7 @@ def write(
     path.write_text(
         f"""<!doctype html><html lang=en><meta charset=utf-8><title>World model of {html.escape(model.spec.name)}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;color:#1b2a3a}}h2{{font-size:1rem}}
-table{{border-collapse:collapse;columns:2}}td{{padding:.1rem .8rem;border-bottom:1px solid #ddd}}svg{{width:100%;height:auto}}
+table{{border-collapse:collapse;columns:2}}table.gains{{columns:1;font-size:.8rem}}td{{padding:.1rem .8rem;border-bottom:1px solid #ddd}}svg{{width:100%;height:auto}}
 .bad{{color:#c0392b;font-weight:bold}}.good{{color:#2e8b57}}</style>
 <h1>World model of {html.escape(model.spec.name)}</h1><p>{html.escape(model.spec.about)}</p><p>Made by <code>{html.escape(facts["command"])}</code>, revision
 {html.escape(facts["revision"])}, {html.escape(facts["date"])}, {facts["seconds"]:g} s of training.
@@ -82,66 +85,50 @@ Everything below was measured on runs that were neither trained nor calibrated o
     )
 
 
-def _svg(figure: Figure) -> str:
-    out = io.StringIO()
-    with rc_context({"svg.fonttype": "none"}):
-        figure.savefig(out, format="svg")
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _axes(height: float = 2.8) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(8.5, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, lw=0.5)
-    return figure, axes
-
-
 def _losses(history: History) -> str:
-    figure, axes = _axes()
+    figure, axes = axes_of()
     for name in history.terms[0] if history.terms else ():
         values = [max(t[name], 1e-9) for t in history.terms]
         if max(values) > 1e-8:
             axes.plot(history.steps, values, lw=1.2, label=name)
     axes.set(xlabel="step", yscale="log")
     axes.legend(fontsize=8, ncols=3)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _spectrum(rolled: Rollouts) -> str:
-    figure, axes = _axes()
+    figure, axes = axes_of()
     values = spectrum(rolled.z)
     axes.bar(range(1, len(values) + 1), (values / values.sum()).tolist(), color="#2c6fbb")
     axes.set(xlabel="direction", ylabel="share of variance", yscale="log")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _k_step(model: WorldModel, rolled: Rollouts) -> str:
-    figure, axes = _axes(3.2)
+    figure, axes = axes_of(3.2)
     steps = range(1, rolled.truth.shape[1] + 1)
     for tag, values in zip(model.spec.measured, rolled.nrmse(rolled.real).T.tolist(), strict=True):
         axes.plot(steps, values, lw=1.3, label=tag.name)
     axes.axvline(model.config.horizon, color="#7f8c8d", lw=0.8, ls="--")
     axes.set(xlabel="samples ahead (dashed: the horizon it was trained to)", ylabel="NRMSE", ylim=(0, None))
     axes.legend(fontsize=8, ncols=4)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _gain(rolled: Rollouts) -> str:
-    figure, axes = _axes()
+    figure, axes = axes_of()
     error = [(g - rolled.truth).square().nanmean((0, 2)).sqrt() for g in (rolled.shuffled, rolled.real)]
     axes.plot(range(1, len(error[0]) + 1), (error[0] / error[1].clamp(min=1e-9)).tolist(), color="#8e5ea2")
     axes.axhline(1.0, color="#c0392b", lw=0.8)
     axes.set(xlabel="samples ahead (red: the moves do not matter)", ylim=(0, None))
-    return _svg(figure)
+    return svg(figure)
 
 
 def _coverage(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) -> str:
     horizon = len(calibration.margins)
     usual = [r for r in runs if r.kind != "incident"] or list(runs)
     optimism = errors_on(model, usual, horizon).optimism
-    figure, axes = _axes()
+    figure, axes = axes_of()
     for i, rail in enumerate(model.spec.guardrails):
         known = torch.isfinite(optimism[..., i])
         inside = ((optimism[..., i] <= calibration.margins[:, i]) & known).sum(0) / known.sum(0).clamp(min=1)
@@ -149,7 +136,7 @@ def _coverage(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) 
     axes.axhline(calibration.level, color="#c0392b", lw=0.8)
     axes.set(xlabel="samples ahead (red: promised, for plans that are executed, all steps at once)", ylim=(0.9, 1.003))
     axes.legend(fontsize=8, ncols=3)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _with_bias(model: WorldModel, run: Run, tag: int, sigmas: float, onset: int) -> Run:
@@ -160,7 +147,7 @@ def _with_bias(model: WorldModel, run: Run, tag: int, sigmas: float, onset: int)
 
 
 def _surprise(model: WorldModel, surprise: PlantSurprise, runs: Sequence[Run]) -> str:
-    figure, axes = _axes()
+    figure, axes = axes_of()
     kinds = [("normal", list(runs))]
     for sigmas in _FAULT_SIGMAS:
         faulty = [_with_bias(model, r, i, sigmas, 0) for r in runs for i in range(model.n_measured)]
@@ -172,14 +159,14 @@ def _surprise(model: WorldModel, surprise: PlantSurprise, runs: Sequence[Run]) -
     axes.axvline(1.0, color="#c0392b", lw=0.8)
     axes.set(xlabel="surprise (red: the limit)", ylabel="share of samples below", xlim=(0, 5))
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _faulty_run(model: WorldModel, surprise: PlantSurprise, runs: Sequence[Run]) -> str:
     """The longest run, each measurement in turn off by the larger fault from its middle on."""
     run = max(runs, key=len)
     onset = max(len(run) // 2, min(surprise.settle + 1, len(run) - 1))
-    figure, axes = _axes()
+    figure, axes = axes_of()
     faulty = [_with_bias(model, run, i, _FAULT_SIGMAS[-1], onset) for i in range(model.n_measured)]
     for tag, followed in zip(model.spec.measured, follow(model, faulty, surprise.steps), strict=True):
         axes.plot(surprise.judge(*followed).score, lw=1.2, label=tag.name)
@@ -191,4 +178,4 @@ def _faulty_run(model: WorldModel, surprise: PlantSurprise, runs: Sequence[Run])
         ylim=(0, None),
     )
     axes.legend(fontsize=8, ncols=4)
-    return _svg(figure)
+    return svg(figure)

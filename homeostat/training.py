@@ -28,8 +28,10 @@ from models.counts import Counts
 from models.data_check import DataReport, check_runs
 from models.dataset import Source, Split, iter_runs, split_runs
 from models.diagnostics import diagnose, suspicions
+from models.gain_estimate import gains_of
 from models.manifest import seal
 from models.plant_surprise import PlantSurprise
+from models.rivals.latent import LatentForecaster
 from models.streaming import keep_runs, some_of
 from models.training import Report, train
 from models.windows import Run, channel_scale, constant_scale
@@ -132,12 +134,21 @@ def _train(
     facts = _facts(spec, parts, world, training, command, seconds, calibration.runs)
     suspect = suspicions(facts["diagnostics"])
     facts["suspect"] = suspect
+    facts["gains"] = gain_facts(spec, parts, world)
     save(out, world, calibration, facts, _card(spec, facts, calibration.margins), surprise)
     stage("writing the report")
     write_report(out / REPORT, world, calibration, surprise, parts.test, facts, history)
     seal(out, (*FILES, REPORT))
     doubts = doubts_of(spec, calibration, facts, surprise)
     return Trained(Checkpoint(world, calibration, facts, surprise, doubts), suspect)
+
+
+def gain_facts(spec: PlantSpec, parts: Split, world: WorldModel) -> dict[str, Any] | None:
+    """What the data and `world` say of the plant's gains, for a checkpoint; None for a plant that nothing moves."""
+    if not spec.mvs:
+        return None
+    runs = [*some_of(parts.training, _HELD_OUT), *parts.validation, *parts.calibration, *parts.test]
+    return gains_of(spec, runs, LatentForecaster(world)).facts()
 
 
 def _plans(spec: PlantSpec) -> bool:
