@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recording:
-    """`batch` runs of one kind, on the sample grid: `values` tag -> (batch x samples), MVs as read back at each sample.
-    `facts` says in JSON what made them."""
+    """`batch` runs of one kind, on the sample grid: `values` tag -> (batch x samples), MVs as the time mean of what was in force
+    over the interval that ends at each sample. `facts` says in JSON what made them."""
 
     kind: str
     seed: int
@@ -126,15 +126,14 @@ def record(
     names += sorted(hidden)
     values = {name: np.empty((plant.batch, samples)) for name in names}
     over = np.zeros(plant.batch, bool)
-    unheld = np.zeros((plant.batch, len(spec.mvs)), bool)
+    applied = layer.outputs
     for k in range(samples):
         reading = plant.measure()
         true = plant.true_outputs()
         for name, value in (reading | {tag: true[tag] for tag in hidden}).items():
             values[name][:, k] = value
         for i, mv in enumerate(spec.mvs):
-            # An interlock that acted inside the interval leaves no one move that was in force: the move is missing.
-            values[mv.name][:, k] = np.where(unheld[:, i], np.nan, layer.outputs[:, i])
+            values[mv.name][:, k] = applied[:, i]
         for guard, worst in zip(labelled, plant.fallback_worst(labelled).T, strict=True):
             values[str(guard.fallback_tag)][:, k] = worst
             over |= guard.sign * (true[guard.tag] - guard.limit) > stop
@@ -146,14 +145,12 @@ def record(
             moves = override(moves, reading)
         layer.beat(k, 0.0)
         layer.write({mv.name: moves[:, i] for i, mv in enumerate(spec.mvs)})
-        forced, low, high = np.zeros(plant.batch, bool), layer.outputs + np.inf, layer.outputs - np.inf
+        applied = np.zeros_like(layer.outputs)
         for _ in range(scans):
             outputs = layer.scan(plant.measure(), spec.scan_time_s, 0.0)
             outputs[over] = safe
             plant.advance(outputs, spec.scan_time_s)
-            forced |= layer.interlock
-            low, high = np.minimum(low, outputs), np.maximum(high, outputs)
-        unheld = forced[:, None] & (high > low)
+            applied += outputs / scans
     return Recording(kind, seed, plant.facts(), np.arange(samples, dtype=np.float64) * spec.sample_time_s, values)
 
 

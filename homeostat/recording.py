@@ -53,13 +53,15 @@ def excite_lockstep(
 
 
 def _store(spec: PlantSpec, historian: Historian, recording: Recording, start_s: float, length: float) -> float:
-    spans, samples = [], 0
+    """MVs are stamped where the interval began whose mean they are: there they were set, and they held."""
+    spans, samples, mvs = [], 0, {t.name for t in spec.mvs}
     for i, run in enumerate(split(recording)):
         n = len(next(iter(run.values())))
         if n < 2:
             continue
         times = start_s + i * length + np.arange(n, dtype=np.float64) * spec.sample_time_s
-        historian.sample_block(run, times)
+        historian.sample_block({tag: v for tag, v in run.items() if tag not in mvs}, times)
+        historian.sample_block({tag: v for tag, v in run.items() if tag in mvs}, times - spec.sample_time_s)
         spans.append((float(times[0]), float(times[-1])))
         samples += n
     historian.add_runs(recording.kind, spans, recording.seed, recording.facts)

@@ -5,6 +5,9 @@ changes (MVs, what is constant, any tag whose `stamps` say so) holds until it do
 none is from before the run, and none outlasts a recorder that fell silent. A measurement slower than the sample time
 (`period_s`) is there at the instants it is new, and missing between. What an instrument cannot have read is missing, as the
 runtime would have it (`plant.judgement`).
+
+A move is the time mean of what was in force over the interval that ends at the instant: MVs are held between two of their
+samples, and where only a target is recorded (`move.recorded`) the MV goes there at its rate.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.counts import Counts
+from models.moves import mean_over, path_of
 from models.windows import Run
 from plant.errors import ModelError
 from plant.judgement import believable
@@ -27,7 +31,6 @@ from plant.spec import PlantSpec, Role, Tag
 Array = NDArray[np.float64]
 Column = tuple[NDArray[np.int64], Array]  # times in microseconds, values
 _BLOCK = 180  # samples: a long recording is cut into blocks of this many, so that a split can tell them apart
-_LATE = 0.6  # of a sample: an MV that still moves after this was not held, and no one move describes the interval
 _ROWS = 1_000_000  # of a history read at once, about
 _SILENCE = 10  # samples without a row of any scanned tag: the recorder was down, not the plant at rest
 
@@ -126,6 +129,7 @@ def iter_runs(
     # What a scan stores of every tag, if all of them change.
     instants = max(_BLOCK, int(_ROWS / (len(tags) * max(1.0, spec.sample_time_s / spec.scan_time_s))))
     carried, read_to = _at_start(source, spec, table, counts), int(table["start_ts"].min()) - 1  # type: ignore[arg-type]
+    stood = dict.fromkeys((t.name for t in spec.mvs), np.nan)  # where MVs with a recorded target were at `carried`
     by_name = {tag: spec.tag(tag) for tag in tags}
     held = {t.name for t in spec.online if not t.scanned}
     slow_tags = [t for t in spec.measured if _is_slow(t, spec)]
@@ -137,6 +141,8 @@ def iter_runs(
         for tag in tags:
             columns[tag], refused[tag] = _column(history, by_name[tag], carried.get(tag), counts)
         read_to = end
+        paths = {t.name: path_of(columns[t.name], t.move, stood[t.name]) for t in spec.mvs if t.move}
+        stood = {mv: path.at_end for mv, path in paths.items()}
         carried = {tag: _last_of(column) for tag, column in columns.items()}
         rows = np.sort(np.concatenate([columns[tag][0] for tag in scanned])) if scanned else None
         for tag in spec.constants:
@@ -152,8 +158,8 @@ def iter_runs(
                 counts["silent", ""] += int((np.diff(silent.astype(int), prepend=0) > 0).sum())
                 for tag in scanned:
                     at[tag][silent] = np.nan
-            for mv in spec.mvs:
-                at[mv.name][_unheld(columns[mv.name], block.grid, step, mv.span)] = np.nan
+            for mv, path in paths.items():
+                at[mv] = mean_over(path, block.grid, step, at[mv], block.begin, mv in held)
             if block.kind != "incident":
                 for tag in online:
                     _tell(tag, block, columns[tag], refused[tag], counts)
@@ -368,18 +374,3 @@ def _last_at(column: Column, grid: NDArray[np.int64], begin: int | None, oldest:
     if oldest is not None:
         found &= grid - at <= oldest
     return np.where(found, value[np.maximum(index, 0)] if len(ts) else np.nan, np.nan)
-
-
-def _unheld(column: Column, grid: NDArray[np.int64], step: int, span: float) -> NDArray[np.bool_]:
-    """Instants whose preceding interval saw the MV still moving late in it."""
-    out = np.zeros(len(grid), bool)
-    ts, value = column
-    inside = slice(max(int(np.searchsorted(ts, grid[0])) - 1, 0), int(np.searchsorted(ts, grid[-1], side="right")))
-    ts, value = ts[inside], value[inside]
-    if len(ts) < 2:
-        return out
-    moved = np.flatnonzero(np.abs(np.diff(value)) > 0.01 * span) + 1
-    place = (ts[moved] - grid[0]) / step
-    late = (place % 1.0 > _LATE) & (place > 0) & (place < len(grid) - 1)
-    out[np.ceil(place[late]).astype(int)] = True
-    return out

@@ -56,6 +56,8 @@ class Move(Strict):
     - `write_node`: where moves are written, if not to the node that is read. `mode`: the loop under the MV.
     - `optional`: it may drop out of remote control alone, and the others go on. `fallback`: where it goes when AUTO is given
       up and no other layer takes it: back to what it was `before_auto`, to `safe`, nowhere (`hold`), or to a value.
+    - `recorded`: whether the node that is read says where the MV is (`position`), or only where it was sent (`target`); then it
+      is taken to go there at its rate.
     - `rest`: where it rests when nothing asks it to be elsewhere; None: nowhere in particular.
     - `test`: how an identification test moves it. Lock-step excitation stays in `excitation`, by default the limits; above that
       comes a random share of `feed_forward`: what a DV above its nominal value calls for, in the MV's unit a unit of the DV."""
@@ -69,6 +71,7 @@ class Move(Strict):
     mode: LoopMode | None = None
     optional: bool = False
     fallback: Literal["before_auto", "safe", "hold"] | float = "before_auto"
+    recorded: Literal["position", "target"] = "position"
     rest: float | None = None
     test: Test = Test()
     excitation: Bounds | None = None

@@ -1,4 +1,4 @@
-"""From the historian to runs: the grid, gaps, late moves, blocks; and splits that never share a run."""
+"""From the historian to runs: the grid, gaps, moves as they were, blocks; and splits that never share a run."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_move_holds_until_it_changes_from_before_the_first_run_on(store: Histo
     assert store.flush()
     runs = load_runs(store, heater)
     np.testing.assert_array_equal(
-        [r.applied[:, 0] for r in runs], [[40, 40, 40, 40], [40, 40, 55, 55], [55, 55, 55, 55]]
+        [r.applied[:, 0] for r in runs], [[40, 40, 40, 40], [40, 40, 40, 55], [55, 55, 55, 55]]
     )
 
 
@@ -167,7 +167,7 @@ def test_a_fill_value_is_missing_and_a_reading_a_hair_past_the_range_is_not(stor
     counts = Counts()
     (run,) = load_runs(store, heater, counts=counts)
     np.testing.assert_array_equal(run.measured[:, 0], [0, 1, np.nan, -8, 4, 5, 6, 7])
-    np.testing.assert_array_equal(run.applied[:, 0], [30, 30, 30, 30, 30, np.nan, 30, 30])
+    np.testing.assert_array_equal(run.applied[:, 0], [30, 30, 30, 30, 30, 30, np.nan, 30])
     assert (counts["out of range", "T"], counts["out of range", "U"]) == (1, 1)
     assert counts.first["out of range", "T"] == (round((T0 + 2 * STEP) * 1e6), "-9999")
     raw = store.history(["T"], T0, T0 + 100)["value"].to_list()
@@ -184,24 +184,74 @@ def test_a_state_that_is_none_is_missing(store: Historian, heater: PlantSpec):
     np.testing.assert_array_equal(run.measured[:, 0], [0, 1, np.nan, np.nan, np.nan, 5])
 
 
-@pytest.mark.parametrize(("after_s", "missing"), [(0.5, False), (1.0, False), (1.5, True)])
-def test_a_move_late_in_an_interval_was_not_held(store: Historian, heater: PlantSpec, after_s: float, missing: bool):
-    """U jumps between the samples 2 and 3: early, the new move was as good as held; late, no one move was in force."""
+@pytest.mark.parametrize(("after_s", "mean"), [(0.0, 60.0), (0.5, 52.5), (1.0, 45.0), (1.5, 37.5)])
+def test_a_move_is_the_time_mean_of_what_was_in_force(store: Historian, heater: PlantSpec, after_s: float, mean: float):
+    """U jumps from 30 to 60 between the samples 2 and 3, some of them late."""
     run = record(store, T0, 6)
     moved = np.where(run["times"] >= T0 + 2 * STEP + after_s, 60.0, 30.0)
     store.sample_block({"U": moved}, run["times"])
     assert store.flush()
     (loaded,) = load_runs(store, heater)
-    np.testing.assert_array_equal(loaded.applied[:, 0], [30, 30, 30, np.nan if missing else 60, 60, 60])
+    np.testing.assert_allclose(loaded.applied[:, 0], [30, 30, 30, mean, 60, 60], rtol=1e-12)
     np.testing.assert_array_equal(loaded.measured[:, 0], np.arange(6))
 
 
-def test_a_move_at_the_sample_and_a_tremor_of_an_mv_are_held(store: Historian, heater: PlantSpec):
-    run = record(store, T0, 6)
-    moved = np.where(run["times"] >= T0 + 3 * STEP, 60.0, 30.0) + 0.2 * np.sin(np.arange(len(run["times"])))
+def test_an_mv_that_never_stands_still_is_known(store: Historian, heater: PlantSpec):
+    """As a PID moves it at every scan: each sample has the mean of the four scans before it."""
+    run = record(store, T0, 200)
+    moved = 40 + 20 * np.sin(0.3 * np.arange(len(run["times"])))
     store.sample_block({"U": moved}, run["times"])
     assert store.flush()
-    assert np.isfinite(load_runs(store, heater)[0].applied).all()
+    loaded = np.concatenate([r.applied[:, 0] for r in load_runs(store, heater)])
+    np.testing.assert_allclose(loaded[1:], moved[:-1].reshape(-1, 4).mean(1), rtol=1e-12)
+
+
+def test_a_bad_reading_of_an_mv_is_passed_over_and_a_long_one_is_not(store: Historian, heater: PlantSpec):
+    run = record(store, T0, 8)
+    for k in (5, 13, 14, 15):  # scans: a quarter of the interval after sample 1, three quarters of that after sample 3
+        store.sample("U", Value(0.0, Quality.BAD, float(run["times"][k])))
+    assert store.flush()
+    np.testing.assert_array_equal(load_runs(store, heater)[0].applied[:, 0], [30, 30, 30, 30, np.nan, 30, 30, 30])
+
+
+def recorded(spec: PlantSpec, of: str) -> PlantSpec:
+    """`spec` whose U says `of` what it is read."""
+    tags = [
+        t.model_copy(update={"move": t.move.model_copy(update={"recorded": of})}) if t.move else t for t in spec.tags
+    ]
+    return spec.model_copy(update={"tags": tuple(tags)})
+
+
+def test_where_only_a_target_is_recorded_the_mv_goes_there_at_its_rate(store: Historian, heater: PlantSpec):
+    """5 a second, samples of 2 s: from 30 to 60 in three samples; called back from where it is by then, not from the target."""
+    record(store, T0, 8, scans=1)
+    store.sample_block({"U": np.array([30.0, 60.0, 40.0])}, T0 + STEP * np.array([0, 2, 4]))
+    store.sample_block({"U": np.array([60.0, 40.0, 40.0, 40.0, 30.0])}, T0 + STEP * np.array([3, 5, 6, 7, 1]))
+    assert store.flush()
+    (run,) = load_runs(store, recorded(heater, "target"))
+    np.testing.assert_allclose(run.applied[:, 0], [30, 30, 30, 35, 45, 45, 40, 40], rtol=1e-12)
+    (run,) = load_runs(store, recorded(heater, "position"))
+    np.testing.assert_allclose(run.applied[:, 0], [30, 30, 30, 60, 60, 40, 40, 40], rtol=1e-12)
+
+
+def test_a_slow_mv_goes_on_where_the_history_is_read_in_parts(
+    store: Historian, heater: PlantSpec, monkeypatch: pytest.MonkeyPatch
+):
+    """A tenth of the limits in ten minutes: one read of the whole history and one in parts of a block agree."""
+    tags = [
+        t.model_copy(update={"move": t.move.model_copy(update={"recorded": "target", "rate_per_s": 0.05})})
+        if t.move
+        else t
+        for t in heater.tags
+    ]
+    slow = heater.model_copy(update={"tags": tuple(tags)})
+    record(store, T0, 700, scans=1)
+    store.sample_block({"U": np.full(400, 70.0)}, T0 + STEP * np.arange(300, 700))
+    assert store.flush()
+    whole = np.concatenate([r.applied for r in load_runs(store, slow)])
+    assert np.all(np.diff(whole[310:600, 0]) > 0)
+    monkeypatch.setattr("models.dataset._ROWS", 1)
+    np.testing.assert_allclose(np.concatenate([r.applied for r in load_runs(store, slow)]), whole, rtol=1e-12)
 
 
 def test_a_long_recording_is_cut_into_blocks(store: Historian, heater: PlantSpec):
