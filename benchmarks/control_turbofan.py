@@ -88,7 +88,7 @@ class Safe:
         move = next(t.move for t in self.spec.mvs if t.move)
         step = move.reach(self.spec.sample_time_s)
         return Decision.of_moves(
-            self.spec, np.clip(move.safe, observation.applied - step, observation.applied + step), 0.0
+            self.spec, np.clip(move.safe, observation.standing - step, observation.standing + step), 0.0
         )
 
 

@@ -45,7 +45,8 @@ class Observation:
     """One sample of `batch` plants. Tag order is the spec's.
 
     `time_s` plant time; `measured` (batch x n_measured) CVs and AUX; `dvs` (batch x n_dv); `applied` (batch x n_mv) the
-    moves in force until now, read back from the plant. NaN marks a value that is missing or bad. `constants` (batch x
+    time mean of what was in force since the last sample, as a model learned it; `position` (batch x n_mv): where the MVs are
+    now, which plans start from, None where they stood there all the while. NaN marks a value that is missing or bad. `constants` (batch x
     n_constant): COND tags as they read; None, or NaN before the first reading, stands for their nominal values.
     `forecast` (batch x k x n_dv): what is expected of the DVs at the next k samples (announced meals, a weather
     forecast), NaN where nothing is; None, NaN and what lies past k hold what came before.
@@ -60,6 +61,12 @@ class Observation:
     constants: Array | None = None
     forecast: Array | None = None
     surprise: Array | None = None
+    position: Array | None = None
+
+    @property
+    def standing(self) -> Array:
+        """Where the MVs are now (batch x n_mv)."""
+        return self.applied if self.position is None else self.position
 
 
 @dataclass(frozen=True)

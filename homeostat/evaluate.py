@@ -33,7 +33,7 @@ class Held:
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         """The moves in force; an MV that is not known goes to its usual value."""
-        moves: Array = np.where(np.isfinite(observation.applied), observation.applied, self._usual)
+        moves: Array = np.where(np.isfinite(observation.standing), observation.standing, self._usual)
         return Decision.of_moves(self._spec, moves, 0.0)
 
 

@@ -69,7 +69,7 @@ class Hold:
         rails = self._spec.guardrails
         allowance = np.array([0.01 * (t.range[1] - t.range[0]) for t in (self._spec.tag(g.tag) for g in rails)])
         now = np.array([g.sign * (g.limit - here[names.index(g.tag)]) for g in rails])
-        moves = np.clip(observation.applied[:1], targets.move_low, targets.move_high)
+        moves = np.clip(observation.standing[:1], targets.move_low, targets.move_high)
         return Decision(
             moves=moves, plan=np.tile(moves[:, None], (1, n, 1)), predicted=predicted[None],
             margins=np.tile(now - allowance, (1, n, 1)), calibrated=np.tile(allowance, (n, 1)),

@@ -144,7 +144,8 @@ class ClonedPolicy:
             change = self._policy.change(self._window, goal).double().numpy()
         low = np.maximum(self._limits[:, 0], targets.move_low)
         high = np.minimum(self._limits[:, 1], targets.move_high)
-        moves = np.clip(np.clip(applied + change, low, high), applied - self._rate, applied + self._rate)
+        stand = observation.standing
+        moves = np.clip(np.clip(stand + change, low, high), stand - self._rate, stand + self._rate)
         known = np.asarray(np.isfinite(moves).all(axis=1)) & np.asarray(np.isfinite(observation.measured).any(axis=1))
         decision = Decision.of_moves(
             self.spec, np.where(known[:, None], moves, self._safe), time.perf_counter() - began

@@ -62,7 +62,7 @@ class FuelRatioRamp:
         step = self._move.reach(self._spec.sample_time_s)
         wanted = np.interp(targets.values[:, 0, self._target], *self._fuel.T)
         asked = np.minimum(wanted, self._ratio.fuel(observation))[:, None]
-        moves = np.clip(asked, observation.applied - step, observation.applied + step)
+        moves = np.clip(asked, observation.standing - step, observation.standing + step)
         return Decision.of_moves(
             self._spec, np.clip(moves, targets.move_low, targets.move_high), time.perf_counter() - began
         )

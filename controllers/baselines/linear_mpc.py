@@ -101,12 +101,13 @@ class LinearMpc:
         began = time.perf_counter()
         with torch.inference_mode():
             measured, dvs, applied = map(_double, (observation.measured, observation.dvs, observation.applied))
+            position = _double(observation.standing)
             self._d = torch.where(torch.isfinite(dvs), dvs, self._d)
             row = torch.cat([measured, self._d, applied], -1)
             self._history = torch.cat([self._history[:, 1:], row[:, None]], 1)
             self._known = min(self._known + 1, self._history.shape[1])
             self._learn_bias(measured)
-            previous = ((applied - self._low) / self._span).nan_to_num(0.5)
+            previous = ((position - self._low) / self._span).nan_to_num(0.5)
             low, high = ((_double(v) - self._low) / self._span for v in (targets.move_low, targets.move_high))
             dropped = np.zeros(len(self._span), bool) if targets.dropped is None else targets.dropped
             gone = torch.from_numpy(np.array(dropped, bool))
@@ -119,14 +120,14 @@ class LinearMpc:
                 wide = self._solve(free, goals, previous, torch.zeros_like(low), torch.ones_like(high), rate)
                 beyond = (worst > _BROKEN) & (self._violation(wide) < worst - _BROKEN)
                 moves = torch.where(beyond[:, None, None], wide, moves)
-            sound = torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
+            sound = torch.isfinite(measured).any(-1) & torch.isfinite(position).all(-1)
             sound &= torch.isfinite(moves).all(-1).all(-1) & (not contradiction(self.spec, targets))
             moves = torch.where(sound[:, None, None], moves, self._safe)
-            held = (gone & torch.isfinite(applied))[:, None]
+            held = (gone & torch.isfinite(position))[:, None]
             moves = torch.where(held, previous[:, None], moves)
             plan = moves * self._span + self._low
             exact = torch.from_numpy(self._levels.exact(plan.numpy()))
-            plan = torch.where(held, applied[:, None], exact).numpy()
+            plan = torch.where(held, position[:, None], exact).numpy()
             return self._decision(plan, self._predict(moves), sound, beyond, began)
 
     def _gains(self) -> Tensor:

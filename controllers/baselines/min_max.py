@@ -90,12 +90,12 @@ class MinMaxController:
         self._flight = _kept(observation.dvs, self._flight)
         self._last = reading
         fuel = self._ask(
-            reading, inlet_ratios(self._flight), targets.values[:, 0, self._target], observation.applied[:, 0]
+            reading, inlet_ratios(self._flight), targets.values[:, 0, self._target], observation.standing[:, 0]
         )
         step = self._move.reach(self._dt)
         low = np.maximum(self._move.limits[0], targets.move_low)
         high = np.minimum(self._move.limits[1], targets.move_high)
-        moves = np.clip(np.clip(fuel[:, None], low, high), observation.applied - step, observation.applied + step)
+        moves = np.clip(np.clip(fuel[:, None], low, high), observation.standing - step, observation.standing + step)
         return Decision.of_moves(self._spec, moves, time.perf_counter() - began)
 
     def _ask(self, reading: Array, ratios: tuple[Array, Array], target: Array, applied: Array) -> Array:

@@ -141,14 +141,14 @@ class NmpcController:
         batch, h, (_, nu, _, _) = len(observation.measured), self.horizon, self._shape
         now = self._estimator.update(observation) if self._estimator else self._as_read(observation)
         plan, predicted = np.empty((batch, h, nu)), np.empty((batch, h, len(self.spec.measured)))
-        known = np.asarray(np.isfinite(np.hstack([now.x, observation.applied])).all(axis=1))
+        known = np.asarray(np.isfinite(np.hstack([now.x, observation.standing])).all(axis=1))
         known &= np.asarray(np.isfinite(observation.measured).any(axis=1))
         contradicted = contradiction(self.spec, targets)
         known &= not contradicted
         found = np.zeros(batch, bool)
         goals = targets.values[:, np.minimum(np.arange(h), targets.values.shape[1] - 1)]
         for b in range(batch):
-            answer = self._solve(b, now, observation.applied[b], goals[b], targets) if known[b] else None
+            answer = self._solve(b, now, observation.standing[b], goals[b], targets) if known[b] else None
             found[b] = answer is not None
             x, plan[b] = (np.full((h, self._shape[0]), np.nan), self._safe) if answer is None else answer
             predicted[b] = np.array(self._read(x.T, plan[b].T, *(np.tile(v[b], (h, 1)).T for v in (now.d, now.p)))).T

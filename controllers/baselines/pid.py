@@ -94,7 +94,7 @@ class PidController:
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         began = time.perf_counter()
-        applied = observation.applied
+        applied = observation.standing
         now = np.hstack([observation.measured, observation.dvs])
         last = now if self._signal is None else self._signal
         self._signal = np.where(np.isfinite(now), now, last)

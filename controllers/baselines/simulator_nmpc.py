@@ -174,7 +174,7 @@ class SimulatorNmpc:
         problem = Problem(
             z=z,
             dvs=torch.zeros(batch, h, 0).double(),
-            previous=(_double(observation.applied) - self._low) / self._span,
+            previous=(_double(observation.standing) - self._low) / self._span,
             low=(low - self._low) / self._span,
             high=(high - self._low) / self._span,
             rate=self._rate,

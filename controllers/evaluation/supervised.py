@@ -47,7 +47,7 @@ class Supervised:
         self.shed = self.shed | (self._count >= self._config.surprise_samples)
         told = dataclasses.replace(o, surprise=self.score)
         wanted = self._controller.decide(told, targets)
-        safe = np.clip(self._safe, o.applied - self._step, o.applied + self._step)
+        safe = np.clip(self._safe, o.standing - self._step, o.standing + self._step)
         moves = np.where(self.shed[:, None], safe, wanted.moves)
         status = tuple(Status.FALLBACK if s else w for s, w in zip(self.shed.tolist(), wanted.status, strict=True))
         return dataclasses.replace(wanted, moves=moves, status=status, solve_time_s=time.perf_counter() - began)

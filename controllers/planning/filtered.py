@@ -121,6 +121,6 @@ def _left_alone(decision: Decision, observation: Observation, targets: Targets) 
     """`decision` with the MVs that are not ours at their moves in force."""
     if targets.dropped is None:
         return decision
-    held = np.asarray(targets.dropped, bool) & np.isfinite(observation.applied)
-    plan = np.where(held[:, None], observation.applied[:, None], decision.plan)
-    return dataclasses.replace(decision, moves=np.where(held, observation.applied, decision.moves), plan=plan)
+    held = np.asarray(targets.dropped, bool) & np.isfinite(observation.standing)
+    plan = np.where(held[:, None], observation.standing[:, None], decision.plan)
+    return dataclasses.replace(decision, moves=np.where(held, observation.standing, decision.moves), plan=plan)

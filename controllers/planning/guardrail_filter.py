@@ -106,8 +106,8 @@ class GuardrailFilter(Filter, LatentController):
     def _nearest(self, observation: Observation, targets: Targets, answer: Decision | None, began: float) -> Decision:
         deadline = self._deadline(began)
         with torch.inference_mode():
-            z, applied, seen = self._observe(observation)
-            problem = self._problem(z, applied, targets, observation.forecast)
+            z, position, seen = self._observe(observation)
+            problem = self._problem(z, position, targets, observation.forecast)
             asked, known = self._asked(answer, problem)
             problem = dataclasses.replace(problem, asked=asked)
             plan = self._found(problem, deadline)

@@ -138,7 +138,7 @@ class LatentController(ABC):
         self._after_s = max(_FORGETS * self._after_s, time.perf_counter() - planned)
 
     def _observe(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
-        """Take in a sample and learn from it. Returns z (batch x latent) now, the moves in force (batch x n_mv), engineering
+        """Take in a sample and learn from it. Returns z (batch x latent) now, where the MVs are (batch x n_mv), engineering
         units, and which plants (batch,) are seen: any measurement at all, and every move in force.
 
         A measurement that is missing although its period has passed is stood in for by what was predicted of it a sample ago, its
@@ -159,7 +159,8 @@ class LatentController(ABC):
         self._z, self._d = z, torch.where(torch.isfinite(dvs), dvs, self._d)
         if observation.surprise is not None:
             self._alarm = (torch.from_numpy(np.array(observation.surprise)) / self.config.calm).clamp(min=1.0)
-        return z, applied, torch.isfinite(measured).any(-1) & torch.isfinite(applied).all(-1)
+        position = torch.from_numpy(np.array(observation.standing, dtype=np.float64))
+        return z, position, torch.isfinite(measured).any(-1) & torch.isfinite(position).all(-1)
 
     def _stood_in_for(self, measured: Tensor, applied: Tensor) -> Tensor:
         """`measured` (batch x n_measured) with what was predicted in the place of what is lost."""
@@ -188,8 +189,8 @@ class LatentController(ABC):
             steps.append(torch.where(torch.isfinite(known), known, steps[-1]))
         return self.model.normalise(torch.stack(steps, 1), "dvs")
 
-    def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
-        previous = ((applied - self._low) / self._span).nan_to_num(0.5)
+    def _problem(self, z: Tensor, position: Tensor, targets: Targets, forecast: Array | None) -> Problem:
+        previous = ((position - self._low) / self._span).nan_to_num(0.5)
         dvs = self._expected(forecast)
         margins = self.calibration.margins[: self.config.horizon].double()
         factor = torch.nn.functional.pad(self._widening.factor, (0, len(self.constraints.fallback)), value=1.0)

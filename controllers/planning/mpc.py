@@ -73,8 +73,8 @@ class JepaMpc(LatentController):
         began = time.perf_counter()
         deadline = self._deadline(began)
         with torch.inference_mode():
-            z, applied, seen = self._observe(observation)
-            problem = self._problem(z, applied, targets, observation.forecast)
+            z, position, seen = self._observe(observation)
+            problem = self._problem(z, position, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
             planned = time.perf_counter()
@@ -83,8 +83,8 @@ class JepaMpc(LatentController):
             self._took(planned)
         return decision
 
-    def _problem(self, z: Tensor, applied: Tensor, targets: Targets, forecast: Array | None) -> Problem:
-        problem = super()._problem(z, applied, targets, forecast)
+    def _problem(self, z: Tensor, position: Tensor, targets: Targets, forecast: Array | None) -> Problem:
+        problem = super()._problem(z, position, targets, forecast)
         return dataclasses.replace(problem, goal=self._goal(problem))
 
     def _goal(self, problem: Problem) -> Tensor | None:

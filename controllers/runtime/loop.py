@@ -15,6 +15,7 @@ from controllers.runtime.answer import AnswerCheck
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.figures import Figures
 from controllers.runtime.freshness import Freshness, Repeats, Scan, unwatched
+from controllers.runtime.in_force import InForce
 from controllers.runtime.memory import Memory, remembered, restore
 from controllers.runtime.observed import Cause, Observed
 from controllers.runtime.plant_access import PlantAccess
@@ -80,6 +81,7 @@ class ControlLoop:
         self._freshness = Freshness(spec, config.quality, self._repeats, clock.speed)
         self._quality = InputQuality(spec, config.quality, self._repeats)
         self._slow_tags = SlowTags(spec)
+        self._in_force = InForce(spec)
         self._forecast, self._watch, self._memory, self._sources = forecast, watch, memory, sources
         self._surprise: Surprised | None = None
         self._check = AnswerCheck(spec)
@@ -194,6 +196,7 @@ class ControlLoop:
         )
         if action.moves:
             await self._plant.write(action.moves)
+            self._in_force.send(action.moves, self._clock.plant_time() - asked_s)
         heartbeat.expect(self.config.loop.read_timeout_s)
         await self._plant.give_back()
         if decision is not None and sample is not None:
@@ -225,6 +228,7 @@ class ControlLoop:
         self._recorder.event(Event(self._time.now_s(), "clock", Severity.HIGH, text))
         self._repeats.forget()
         self._slow_tags.forget()
+        self._in_force.forget()
         return text
 
     def _keep(self) -> None:
@@ -237,14 +241,15 @@ class ControlLoop:
         """The controller's checked answer, or None with whether it was late, or what is wrong with it."""
         limits = self.supervisor.clamp.in_force
         values = self._slow_tags.seen(sample, inputs)
-        parts = (self.spec.measured, self.spec.dvs, self.spec.mvs, self.spec.constants)
-        measured, dvs, applied, constants = (np.array([[values[t.name] for t in tags]]) for tags in parts)
+        parts = (self.spec.measured, self.spec.dvs, self.spec.constants)
+        measured, dvs, constants = (np.array([[values[t.name] for t in tags]]) for tags in parts)
+        applied, position = (row[None] for row in self._in_force.since(values, sample.time_s))
         ahead = self._forecast(sample.time_s) if self._forecast else None
         verdict = None if self._watch is None else self._watch.see(measured, dvs, applied, constants)
         if verdict is not None:
             self._surprise = surprised(verdict, [t.name for t in self.spec.measured])
         surprise = None if verdict is None else verdict.score
-        observation = Observation(sample.time_s, measured, dvs, applied, constants, ahead, surprise)
+        observation = Observation(sample.time_s, measured, dvs, applied, constants, ahead, surprise, position)
         partial = self.supervisor.partial
         dropped, given_up = partial.dropped.keys() | partial.unable.keys(), partial.given_up(inputs)
         targets = Targets(

@@ -20,7 +20,7 @@ from plant.spec import PlantSpec
 
 def test_tracks_and_ends_without_offset_under_an_unmeasured_feed_step(arx: Forecaster, bare: PlantSpec, stepped):
     runs = stepped(bare, LinearMpc(arx, batch=2), {"Caf": 1.03}, {"Ca": 0.88}, batch=2)
-    assert np.abs(runs.true["Ca"][:, 15:20] - 0.88).max() < 1e-3
+    assert np.abs(runs.true["Ca"][:, 15:20] - 0.88).max() < 2e-3
     assert runs.true["Ca"][0, 22] > 0.89
     assert np.abs(runs.true["Ca"][:, -3:] - 0.88).max() < 1e-3
     assert {s for at in runs.status for s in at} == {Status.OPTIMAL}
