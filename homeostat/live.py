@@ -30,6 +30,7 @@ from homeostat.identification import TestPlan
 from homeostat.visit import Visit, visit
 from models.plant_surprise import Watch
 from plant.clock import Clock, ScaledClock
+from plant.fights import fights
 from plant.opcua.client import OpcUaLink
 from plant.opcua.server import PlantServer
 from plant.spec import PlantSpec
@@ -169,6 +170,8 @@ async def control_live(
     restart is kept beside the historian. `doubts`: why its model does not deserve AUTO. Raises `ControlError` when the
     controller configured to stand by does not fit the plant, `SpecError` when there is none of its name, or when a schedule or
     forecast cannot be followed."""
+    for fight in fights(spec):
+        log.warning("%s: %s. %s", spec.name, fight.what, fight.fix)
     schedule = [ScheduleFile(config.schedule, spec)] if config.schedule else []
     expected = Forecasts(spec, config.forecast, controller.horizon, endpoint) if config.forecast else None
     standing = Standby(controller, other_of(spec, config.standby, "standby")) if config.standby else controller

@@ -344,9 +344,16 @@ class PlantSpec(Strict):
             need(t.tag, f"targets[{i}].tag", Role.CV)
             if not t.limits[0] <= t.value <= t.limits[1]:
                 raise ValueError(f"targets[{i}].value ({t.value}) must lie inside its limits {list(t.limits)}")
-        for field, tags in (("zones", [z.tag for z in self.zones]), ("prices", [p.tag for p in self.prices])):
-            for i, tag in enumerate(tags):
-                need(tag, f"{field}[{i}].tag", Role.CV, Role.AUX, *([Role.MV] if field == "prices" else []))
+        for i, z in enumerate(self.zones):
+            low, high = need(z.tag, f"zones[{i}].tag", Role.CV, Role.AUX).range
+            if not low <= z.limits[0] < z.limits[1] <= high:
+                raise ValueError(
+                    f"zones[{i}].limits {list(z.limits)} must lie inside the range {[low, high]} of {z.tag}"
+                )
+        for i, p in enumerate(self.prices):
+            need(p.tag, f"prices[{i}].tag", Role.CV, Role.AUX, Role.MV)
+        for field, wants in (("targets", self.targets), ("zones", self.zones), ("prices", self.prices)):
+            tags = [want.tag for want in wants]
             if doubled := sorted({t for t in tags if tags.count(t) > 1}):
                 raise ValueError(f"{field} name {', '.join(doubled)} twice")
         if why := unlike(self.prices):

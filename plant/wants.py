@@ -37,6 +37,8 @@ class Zone(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> Zone:
+        if not self.limits[0] < self.limits[1]:
+            raise ValueError(f"limits must be [low, high] with low < high, not {list(self.limits)}")
         if refusal := zone_refusal(self, self.low, self.high, ""):
             raise ValueError(refusal)
         return self

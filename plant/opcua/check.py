@@ -12,6 +12,7 @@ from enum import StrEnum
 from asyncua import ua
 
 from plant.clock import ScaledClock
+from plant.fights import fights
 from plant.judgement import judged
 from plant.link import PlantMode, Quality, Value
 from plant.opcua.holding import Holder, kind_of
@@ -52,14 +53,15 @@ _ATTRIBUTES = (
 async def check(spec: PlantSpec, endpoint: str | None = None, timeout_s: float = 5.0) -> list[Finding]:
     """What is wrong or odd about `spec` at `endpoint` (default the spec's); empty when all agrees.
 
-    Namespaces, nodes, data types, EURange, EngineeringUnits, access rights, present values and every node of the handshake.
+    What is wanted that fights, namespaces, nodes, data types, EURange, EngineeringUnits, access rights, present values and every node of the handshake.
     Raises `LinkError` when the endpoint cannot be reached.
     """
     session = await Session.open(endpoint or spec.endpoint, timeout_s)
     try:
         table = await session.namespaces()
         nodes = dict(_resolved(spec, table))
-        found = list(_namespaces(spec, table))
+        found = [Finding(Severity.WARNING, fight.tag, fight.what, fight.fix) for fight in fights(spec)]
+        found += _namespaces(spec, table)
         present = await _tags(session, spec, nodes, found)
         properties = await session.children([nodes[t.name] for t in present], ["EURange", "EngineeringUnits"])
         known = [node for node in properties if node is not None]

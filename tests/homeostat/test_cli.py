@@ -181,6 +181,30 @@ def test_brackets_in_an_error_are_shown(homeostat, tmp_path: Path):
     one_error(homeostat("check", "[/mine].yaml"), 1, "[/mine].yaml: no such file")
 
 
+def test_what_a_plant_is_wanted_to_do_and_cannot(homeostat, tmp_path: Path):
+    data = read_yaml(ROOT / "plant" / "library" / "reactor.yaml")
+    cv = data["targets"][0]["tag"]
+    zone = {"tag": cv, "low": 0.9, "high": 0.8, "limits": [0.7, 0.95]}
+    for change, told in (
+        ({"zones": [zone]}, f"the zone of {cv} has low 0.9 and high 0.8: low must be below high"),
+        ({"zones": [{**zone, "low": 0.75, "limits": [0.7, 70.0]}]}, "zones[0].limits [0.7, 70.0] must lie inside the range"),
+        ({"prices": [{"tag": cv, "per_unit": 1.0, "currency": "EUR"}, {"tag": data["tags"][1]["name"], "per_unit": 1.0, "currency": "GBP"}]},
+         "prices must share one currency"),
+    ):  # fmt: skip
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data | change))
+        one_error(homeostat("check", "mine.yaml"), 1, told)
+
+
+def test_a_schedule_or_forecast_that_cannot_be_followed_is_one_error_before_anything_is_moved(
+    homeostat, tmp_path: Path
+):
+    (tmp_path / "week.csv").write_text("time,tag,value\n2030-01-01T00:00Z,NOWHERE,1\n")
+    (tmp_path / "mine.yaml").write_text("schedule: week.csv\n")
+    one_error(homeostat("control", "reactor", "--config", "mine.yaml"), 1, "week.csv, line 2: NOWHERE has no target")
+    (tmp_path / "mine.yaml").write_text("forecast: {NOWHERE: {file: week.csv}}\n")
+    one_error(homeostat("control", "reactor", "--config", "mine.yaml"), 1, "forecast.NOWHERE: NOWHERE is no DV")
+
+
 def test_a_mode_that_does_not_exist(homeostat):
     one_error(homeostat("control", "reactor", "--mode", "fast"), 2, "'fast'", "off, advisory or auto", "--help")
 

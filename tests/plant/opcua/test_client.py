@@ -229,6 +229,18 @@ async def test_check_agrees_with_a_right_file_and_names_what_is_wrong(plant, spe
     assert all(f.fix for f in found.values())
 
 
+async def test_check_tells_what_is_wanted_that_fights(plant, heater_spec):
+    server, _ = plant
+    await server.scan()
+    value = heater_spec.targets[0].value if heater_spec.targets else 50.0
+    target = {"tag": "T", "value": value, "limits": (0.0, 100.0), "scale": 1.0}
+    zone = {"tag": "T", "low": value + 1, "high": value + 2, "limits": (0.0, 100.0)}
+    spec = type(heater_spec).model_validate({**heater_spec.model_dump(), "targets": [target], "zones": [zone]})
+    (finding,) = await check(spec, server.endpoint)
+    assert (finding.severity, finding.tag) == (Severity.WARNING, "T")
+    assert "is outside its zone" in finding.what
+
+
 async def test_unreachable_plant_fails_quickly_and_says_where(heater_spec, free_port):
     endpoint = f"opc.tcp://127.0.0.1:{free_port()}/nobody"
     async with OpcUaLink(heater_spec, ScaledClock(), endpoint, backoff_s=(30.0, 30.0)) as link:
