@@ -10,6 +10,7 @@ import numpy as np
 from controllers.contracts import Array, Decision, Observation, Targets
 from controllers.evaluation.evaluation import Maker, evaluate
 from controllers.runtime.config import ControllerConfig, config_for, load_config
+from controllers.runtime.schedule import read_schedule
 from homeostat.chosen import controller_of, true_nmpc
 from homeostat.evaluation_report import write
 from models.checkpoint import Checkpoint
@@ -72,10 +73,16 @@ def run(
     noise: float,
     preview: bool,
     nmpc: bool,
+    schedule: Path | None = None,
     progress: Callable[[str], None],
 ) -> str:
     """Evaluate and report into `out`; returns the Markdown tables. `tier` core: `scenario`; full: with it every other scenario
-    of the plant a controller meets, and `scenario` at three times the noise, each in a folder of its own below `out`."""
+    of the plant a controller meets, and `scenario` at three times the noise, each in a folder of its own below `out`. `schedule`: a
+    schedule file, whose targets and zones are followed from its first row on, and seen ahead."""
+    asked = [change for _, change in read_schedule(schedule, spec)] if schedule else []
+    if schedule and not asked:
+        raise SpecError("it has no rows", str(schedule), "Give it some; docs/wants.md shows one.")
+    preview = preview or bool(asked)
     cases = {scenario: (scenario, noise)}
     if tier == "full":
         cases |= {name: (name, noise) for name in scenario_files(spec) if name not in _RECORDING}
@@ -85,11 +92,12 @@ def run(
         chosen = load_scenario(name, spec)
         rows = evaluate(
             spec, makers(spec, checkpoint, configs, nmpc), chosen, runs=runs, seeds=range(first_seed, first_seed + seeds),
-            preview=preview, noise=factor, progress=lambda text, case=case: progress(f"{case}: {text}"),
+            preview=preview, noise=factor, schedule=asked, progress=lambda text, case=case: progress(f"{case}: {text}"),
         )  # fmt: skip
         about = {
             "scenario": chosen.name, "runs a seed": runs, "seeds": f"{first_seed}..{first_seed + seeds - 1}",
             "noise x": factor, "preview": "yes" if preview else "no", "model": checkpoint.facts.get("command", ""),
         }  # fmt: skip
+        about |= {"targets of": schedule.name} if schedule else {}
         texts.append(write(out / Path(case).stem if tier == "full" else out, spec, rows, about))
     return "\n".join(texts)

@@ -38,7 +38,10 @@ def unit_of(spec: PlantSpec, score: str) -> str:
     """The unit of a score of `controllers.evaluation.evaluation.scores`."""
     kind, _, name = score.partition(" ")
     unit = spec.tag(name).unit if kind in ("error", "offset") else ""
-    return {"error": f"{unit} min", "offset": unit, "travel": "spans"}.get(kind, "share of runs")
+    money = f"{spec.prices[0].currency}/h" if spec.prices else ""
+    units = {"error": f"{unit} min", "offset": unit, "travel": "spans", "beyond": "zone scales", "money": money}
+    units |= dict.fromkeys(("outside", "unsound", "tight"), "share of samples")
+    return units.get(kind, "share of runs")
 
 
 def _shown(cell: Compared) -> str:
@@ -51,10 +54,7 @@ def _shown(cell: Compared) -> str:
 
 def table(spec: PlantSpec, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and body: a score a line, a controller a column; in brackets the paired difference from the first."""
-    body = [
-        [name, "share of samples" if name == "unsound" else unit_of(spec, name), *map(_shown, cells)]
-        for name, cells in compared(spec, rows).items()
-    ]
+    body = [[name, unit_of(spec, name), *map(_shown, cells)] for name, cells in compared(spec, rows).items()]
     times = [solve_times(row) for row in rows]
     body.append(["decision p50 / p99", "ms a batch", *(f"{t['p50']:.1f} / {t['p99']:.1f}" for t in times)])
     return ["score", "unit", *(row.name for row in rows)], body
@@ -77,6 +77,7 @@ def page(spec: PlantSpec, rows: Sequence[Row], about: dict[str, Any]) -> str:
     figures = [
         (f"{t.tag}: true value less target", _trajectories(spec, rows, t.tag, i)) for i, t in enumerate(spec.targets)
     ]
+    figures += [(f"{z.tag}: true value against its zone", _zone(spec, rows, i)) for i, z in enumerate(spec.zones)]
     figures += [
         (f"{g.name}: true {g.tag} against its limit", _guardrail(spec, rows, i)) for i, g in enumerate(spec.guardrails)
     ]
@@ -149,6 +150,29 @@ def _guardrail(spec: PlantSpec, rows: Sequence[Row], i: int) -> str:
         axis.axhline(guard.limit, color="#c0392b", lw=0.9, ls="--")
         axis.set(ylabel=spec.tag(guard.tag).unit)
     axes[-1].set(xlabel="min (dashed: the limit)")
+    return _svg(figure)
+
+
+def _zone(spec: PlantSpec, rows: Sequence[Row], i: int) -> str:
+    zone = spec.zones[i]
+    figure, axes = _axes(len(rows))
+    for axis, row, colour in zip(axes, rows, _cycle(len(rows)), strict=True):
+        value = np.concatenate([d.true[zone.tag][:, 1:] for d in row.seeds])
+        time = np.arange(value.shape[1]) * spec.sample_time_s / 60
+        sides = row.seeds[0].zones
+        fixed = [np.nan if v is None else v for v in (zone.low, zone.high)]
+        sides = np.broadcast_to(fixed, (len(time), 2)) if sides is None else sides[:, i]
+        _band(
+            axis,
+            time,
+            value,
+            value[np.nansum(np.fmax(np.fmax(sides[:, 0] - value, value - sides[:, 1]), 0.0), 1).argmax()],
+            colour,
+            row.name,
+        )
+        axis.plot(time, sides, color="#2e8b57", lw=0.9, ls="--", drawstyle="steps-post")
+        axis.set(ylabel=spec.tag(zone.tag).unit)
+    axes[-1].set(xlabel="min (dashed: the zone)")
     return _svg(figure)
 
 

@@ -26,7 +26,9 @@ class Trajectories:
     `measured` (batch x n x n_measured), `dvs` (batch x n x n_dv), `applied` (batch x n x n_mv) as the controller saw them;
     `moves` (batch x n x n_mv); `fallback` (batch x n x n_guardrail) true worst value if the fallback took over at that
     sample (NaN when not labelled); `solve_s` (n,); `status` one tuple a sample; `targets` (batch x n x n_target);
-    `energy` term -> (batch x n) of the plans, none where a controller has no energy.
+    `energy` term -> (batch x n) of the plans, none where a controller has no energy. `zones` (n x n_zone x 2): low and high during
+    each interval, NaN where open; None: the spec's. `ended` (batch x n): whether the plant had left the region its equations hold in
+    by the end of each interval.
     """
 
     true: dict[str, Array]
@@ -40,6 +42,8 @@ class Trajectories:
     status: list[tuple[Status, ...]]
     targets: Array
     energy: dict[str, Array] = field(default_factory=dict)
+    zones: Array | None = None
+    ended: NDArray[np.bool_] | None = None
 
     def runs(self, spec: PlantSpec) -> list[Run]:
         """The same as runs a model can be calibrated on, one a plant, each cut where it passed a rank-1 guardrail: a
@@ -69,12 +73,13 @@ def close_loop(
     label_fallback: bool = False,
     hide_dvs: bool = False,
     scans: int | None = None,
+    zones: Array | None = None,
 ) -> Trajectories:
     """Run `controller` on `plant` for as many samples as there are targets.
 
     `targets` (n x n_target, or batch x n x n_target): the target during the interval that follows each sample. With `preview` the controller sees
     those ahead, otherwise only the present one. `first_move` (n_mv, or batch x n_mv) was in force before the start. `hide_dvs` shows
-    the usual value of every DV instead of its reading. The plant is looked into `scans` times a sample, by default at its own.
+    the usual value of every DV instead of its reading. `zones` (n x n_zone x 2): as `Targets.zones` at each sample; None: the spec's. The plant is looked into `scans` times a sample, by default at its own.
     """
     spec = plant.spec
     scans = scans or round(spec.sample_time_s / spec.scan_time_s)
@@ -85,6 +90,7 @@ def close_loop(
     worst = {g.name: np.empty((plant.batch, n)) for g in spec.guardrails}
     rows: dict[str, list[Array]] = {"measured": [], "dvs": [], "applied": [], "moves": [], "fallback": []}
     solve, status, terms = np.empty(n), [], []
+    ended = np.zeros((plant.batch, n), bool)
     applied = np.array(np.broadcast_to(first_move, plant.moves.shape), float)
     labelled = [i for i, g in enumerate(spec.guardrails) if g.fallback_tag]
     usual = np.array([[t.nominal for t in spec.dvs]])
@@ -103,7 +109,8 @@ def close_loop(
         measured[:, slow], held = np.where(shown == held, np.nan, shown), shown  # what is held is no news
         observation = Observation(k * spec.sample_time_s, measured, dvs, applied)
         ahead = np.minimum(np.arange(k, k + h), n - 1) if preview else np.full(h, k)
-        decision = controller.decide(observation, Targets(targets[:, ahead], move_low, move_high))
+        zoned = None if zones is None else zones[k]
+        decision = controller.decide(observation, Targets(targets[:, ahead], move_low, move_high, zones=zoned))
         solve[k] = decision.solve_time_s
         status.append(decision.status)
         terms.append(decision.energy)
@@ -120,12 +127,14 @@ def close_loop(
                 inside[g.name].append(now[g.tag])
         for g in spec.guardrails:
             worst[g.name][:, k] = g.sign * np.max([g.sign * v for v in inside[g.name]], axis=0)
-        applied = np.array(decision.moves)
+        applied, ended[:, k] = np.array(decision.moves), plant.ended != 0
     for name, value in plant.true_outputs().items():
         true[name][:, n] = value
     stacked = {name: np.stack(value, 1) for name, value in rows.items()}
     energy = {name: np.stack([t[name] for t in terms], 1) for name in terms[0]} if terms else {}
-    return Trajectories(true, worst, **stacked, solve_s=solve, status=status, targets=targets, energy=energy)
+    return Trajectories(
+        true, worst, **stacked, solve_s=solve, status=status, targets=targets, energy=energy, zones=zones, ended=ended
+    )
 
 
 def run_scenario(

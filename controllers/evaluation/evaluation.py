@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.stats import t as student
 
 from controllers.contracts import Controller, Status
 from controllers.evaluation.closed_loop import Trajectories, close_loop, limits_of
+from controllers.runtime.targets import Change, TargetBoard
 from plant.spec import PlantSpec
 from simulators.drawn import Drawn
 from simulators.plant import SimulatedPlant
@@ -40,6 +41,20 @@ def stepped_targets(spec: PlantSpec, runs: int, samples: int, seed: int) -> Arra
     return np.repeat(levels, -(-samples // 3), axis=1)[:, :samples]
 
 
+def scheduled(spec: PlantSpec, changes: Sequence[Change], samples: int) -> tuple[Array, Array | None]:
+    """What a schedule asks for during the interval after each sample, its time counted from its first row: targets (samples x
+    n_target), zones (samples x n_zone x 2; None where the plant has none)."""
+    board = TargetBoard(spec)
+    start_s = min(c.at_s for c in changes)
+    board.file(sorted((replace(c, at_s=c.at_s - start_s) for c in changes), key=lambda c: c.at_s))
+    targets, zones = [], []
+    for k in range(samples):
+        board.due(k * spec.sample_time_s)
+        targets.append(list(board.values.values()))
+        zones.append(board.zones_now())
+    return np.array(targets, dtype=np.float64), np.array(zones) if spec.zones else None
+
+
 def evaluate(
     spec: PlantSpec,
     makers: Mapping[str, Maker],
@@ -49,19 +64,29 @@ def evaluate(
     seeds: Sequence[int],
     preview: bool = False,
     noise: float = 1.0,
+    schedule: Sequence[Change] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """`runs` closed loops of `scenario` a seed under each controller. A seed draws start states, disturbances, faults, noise and
-    targets, the same for all controllers."""
+    targets, the same for all controllers. With a `schedule`, targets and zones follow it in every run."""
     low, high = limits_of(spec)
     rows = [Row(name, []) for name in makers]
+    samples = scenario.samples(spec)
+    planned, zones = scheduled(spec, schedule, samples) if schedule else (None, None)
     for seed in seeds:
-        targets = stepped_targets(spec, runs, scenario.samples(spec), seed)
+        targets = stepped_targets(spec, runs, samples, seed) if planned is None else planned
         for row, make in zip(rows, makers.values(), strict=True):
             progress(f"{row.name}, seed {seed}")
             plant = SimulatedPlant(spec, seed, runs, Drawn(scenario), noise)
             done = close_loop(
-                make(plant), plant, targets, preview=preview, move_low=low, move_high=high, first_move=plant.moves
+                make(plant),
+                plant,
+                targets,
+                preview=preview,
+                move_low=low,
+                move_high=high,
+                first_move=plant.moves,
+                zones=zones,
             )
             row.seeds.append(done)
     return rows
@@ -69,12 +94,16 @@ def evaluate(
 
 def scores(spec: PlantSpec, done: Trajectories) -> dict[str, Array]:
     """Per run (runs,): `error TAG` integral of |true - target| (unit x min), `offset TAG` largest mean error over the last
-    fifth of a stretch of one target, `past GUARDRAIL` 1 where the true value passed it, `travel MV` sum of its changes in
-    spans, `unsound` share of samples whose plan broke a guardrail or was none, `ended` 1 where the plant left the region
-    its equations hold in. A run that ended counts until then."""
-    minutes, out = spec.sample_time_s / 60, {}
+    fifth of a stretch of one target, `outside TAG` share of time outside its zone and `beyond TAG` mean distance outside (zone
+    scales; 0 inside), `money` mean cost an hour at the spec's prices (in their currency), `past GUARDRAIL` 1 where the true value
+    passed it, `travel MV` sum of its changes in spans, `unsound` share of samples whose plan broke a guardrail or was none, `tight`
+    share of those that kept every limit but not every margin, `ended` 1 where the plant left the region its equations hold in.
+
+    A run that ended is lost, and no better for having ended: from then on it is off every target and outside every zone by the whole
+    range of the tag, costs the most that the prices can make of the ranges, has no sound plan, and travels on as it did."""
+    minutes, lost, out = spec.sample_time_s / 60, _lost(done), {}
     for i, target in enumerate(spec.targets):
-        error = done.true[target.tag][:, 1:] - done.targets[..., i]
+        error = np.where(lost, spec.tag(target.tag).span, done.true[target.tag][:, 1:] - done.targets[..., i])
         out[f"error {target.tag}"] = np.nansum(np.abs(error), 1) * minutes
         stretch = -(-error.shape[1] // 3)
         tail = max(1, round(_SETTLED * stretch))
@@ -82,15 +111,48 @@ def scores(spec: PlantSpec, done: Trajectories) -> dict[str, Array]:
         with np.errstate(invalid="ignore"):
             means = [np.abs(e.mean(1)) for e in ends]
         out[f"offset {target.tag}"] = np.nanmax(np.nan_to_num(np.stack(means), nan=0.0), 0)
+    for i, zone in enumerate(spec.zones):
+        distance = np.where(lost, spec.tag(zone.tag).span, _outside(spec, done, i)) / spec.zone_scale(zone)
+        out[f"outside {zone.tag}"], out[f"beyond {zone.tag}"] = (distance > 0).mean(1), distance.mean(1)
+    if spec.prices:
+        dearest = sum(max(p.per_unit * v for v in spec.tag(p.tag).range) for p in spec.prices)
+        out["money"] = np.where(lost, dearest, _money(spec, done)).mean(1)
     for g in spec.guardrails:
         with np.errstate(invalid="ignore"):
             out[f"past {g.name}"] = (g.margin(done.worst[g.name]) < 0).any(1).astype(float)
     low, high = limits_of(spec)
+    lived = np.maximum((~lost).sum(1), 1)
     for i, mv in enumerate(spec.mvs):
-        out[f"travel {mv.name}"] = np.nansum(np.abs(np.diff(done.moves[..., i], axis=1)), 1) / (high - low)[i]
-    out["unsound"] = np.array([[s in _BAD for s in sample] for sample in done.status]).mean(0)
-    out["ended"] = np.isnan(done.measured[:, -1]).all(1).astype(float)
+        steps = np.where(lost[:, 1:], 0.0, np.abs(np.diff(done.moves[..., i], axis=1)))
+        out[f"travel {mv.name}"] = np.nansum(steps, 1) / (high - low)[i] * lost.shape[1] / lived
+    out["unsound"] = (np.array([[s in _BAD for s in sample] for sample in done.status]).T | lost).mean(1)
+    out["tight"] = np.array([[s is Status.TIGHT for s in sample] for sample in done.status]).mean(0)
+    out["ended"] = lost[:, -1].astype(float)
     return out
+
+
+def _lost(done: Trajectories) -> NDArray[np.bool_]:
+    """Where a run has ended, (runs x n)."""
+    return done.ended if done.ended is not None else np.zeros(done.moves.shape[:2], bool)
+
+
+def _outside(spec: PlantSpec, done: Trajectories, i: int) -> Array:
+    """How far zone `i` is left at the end of each interval (runs x n), in its tag's unit; 0 inside."""
+    zone = spec.zones[i]
+    if done.zones is None:
+        low, high = (np.nan if v is None else v for v in (zone.low, zone.high))
+    else:
+        low, high = done.zones[:, i].T
+    value = done.true[zone.tag][:, 1:]
+    with np.errstate(invalid="ignore"):
+        return np.fmax(np.fmax(low - value, value - high), 0.0)
+
+
+def _money(spec: PlantSpec, done: Trajectories) -> Array:
+    """What each interval costs an hour (runs x n)."""
+    moves = {t.name: done.moves[..., i] for i, t in enumerate(spec.mvs)}
+    priced = [p.per_unit * (moves[p.tag] if p.tag in moves else done.true[p.tag][:, 1:]) for p in spec.prices]
+    return np.sum(priced, axis=0)
 
 
 @dataclass(frozen=True)

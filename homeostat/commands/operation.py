@@ -108,6 +108,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     noise: Annotated[float, typer.Option(min=0.0, help="The sensors' noise is multiplied by this.")] = 1.0,
     preview: Annotated[bool, typer.Option("--preview", help="Controllers see targets ahead.")] = False,
+    schedule: Annotated[
+        Path | None,
+        typer.Option(
+            help="Targets and zones from this schedule file, its first row being the start; seen ahead.", metavar="FILE"
+        ),
+    ] = None,
     nmpc: Annotated[bool, typer.Option("--nmpc", help="A row of NMPC with the simulator's own equations.")] = False,
     target: Annotated[Path | None, typer.Option("--out", help="Folder of the report.", metavar="DIR")] = None,
     data_dir: DataDir = DATA,
@@ -124,7 +130,8 @@ def evaluate(
     with err.status("evaluating") as status:
         text = evaluation.run(
             spec, load_checkpoint(spec, checkpoint, data_dir), folder, configs=config or [], scenario=scenario,
-            tier=tier, runs=runs, seeds=seeds, first_seed=seed, noise=noise, preview=preview, nmpc=nmpc, progress=status.update,
+            tier=tier, runs=runs, seeds=seeds, first_seed=seed, noise=noise, preview=preview, nmpc=nmpc, schedule=schedule,
+            progress=status.update,
         )  # fmt: skip
     typer.echo(text, nl=False)
     err.print(f"report: {folder / ('*' if tier is Tier.FULL else '') / 'evaluation.html'}", soft_wrap=True)
