@@ -1,6 +1,6 @@
 """A model never worse than the engineer's own, and a planner that wants what APC wants: five plants with the data that a site has.
 
-    python -m benchmarks.site [--rows NAME...] [--quick] [--seed N] [--fresh] [--data DIR] [--workers 2] [--work DIR]
+    python -m benchmarks.site [--rows NAME...] [--quick|--long] [--seed N] [--fresh] [--data DIR] [--workers 2] [--work DIR]
                               [--json benchmarks/results/site.json] [--check]
 
 The plants are the reactor and the van de Vusse reactor of the library, and two that come with this benchmark as plug-ins: Johansson's
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.outcomes import Store, tabulate
 from benchmarks.report import Report
-from benchmarks.site.bench import QUICK, Bench, Settings
+from benchmarks.site.bench import LONG, QUICK, Bench, Settings
 from benchmarks.site.running import measured, row_of
 
 ROWS = ("errors", "rollouts", "known_moves", "drift", "loops", "economics")
@@ -31,6 +31,7 @@ def main() -> int:
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--quick", action="store_true", help="little data and short runs: a look, not a result")
+    parser.add_argument("--long", action="store_true", help="four folds of 200 h too, and 48 h of tanks: hours of work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="measure the rows again, whatever is known of them")
     parser.add_argument("--data", type=Path, help="the folder with cascaded_tanks.csv")
@@ -39,8 +40,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--check", action="store_true", help="exit 1 when a bar is missed")
     args = parser.parse_args()
-    folder = (args.work / f"{'quick' if args.quick else 'full'}_{args.seed}").resolve()
-    bench = Bench(folder, QUICK if args.quick else Settings(), args.seed, args.data)
+    tier, settings = ("quick", QUICK) if args.quick else ("long", LONG) if args.long else ("core", Settings())
+    folder = (args.work / f"{tier}_{args.seed}").resolve()
+    bench = Bench(folder, settings, args.seed, args.data)
     store, report = Store(folder / "outcomes.json"), Report("site: commissioned on what a site has")
     if args.fresh:
         for row in args.rows:

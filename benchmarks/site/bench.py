@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.site.history import FOLDS, Part, fold_s, history_of
+from benchmarks.site.history import FOLDS, Part, fold_of, fold_s, history_of
 from benchmarks.site.plants import PLANTS, history_scenario, site_plant
 from historian import Historian
 from homeostat.training import train_plant
@@ -29,18 +30,28 @@ LINEAR = ("arx", "subspace")
 
 @dataclass(frozen=True)
 class Settings:
-    """`hours` of recorded history, `folds` of it that are held out in turn, `steps` of training (None: as shipped), `loop_hours` of
-    closed loop and `loop_seeds` of it, `seeds` of everything else."""
+    """`folds`: hours of recorded history and how many of its folds are held out in turn. `steps` of training (None: as shipped);
+    `loop_hours` of closed loop, on the tanks `tank_hours`, and `loop_seeds` of it; `seeds` of everything else."""
 
-    hours: tuple[float, ...] = (10.0, 100.0, 200.0)
-    folds: int = FOLDS
+    folds: tuple[tuple[float, int], ...] = ((10.0, FOLDS), (100.0, FOLDS), (200.0, 1))
     steps: int | None = None
     loop_hours: float = 48.0
+    tank_hours: float = 12.0
     loop_seeds: int = 5
     seeds: int = 3
 
+    @property
+    def hours(self) -> tuple[float, ...]:
+        return tuple(hours for hours, _ in self.folds)
 
-QUICK = Settings(hours=(10.0,), folds=1, steps=200, loop_hours=1.0, loop_seeds=1, seeds=1)
+    @property
+    def most(self) -> float:
+        """Of history that models for closed loops learn from: 100 h, or what there is."""
+        return min(100.0, max(self.hours))
+
+
+LONG = Settings(folds=((10.0, FOLDS), (100.0, FOLDS), (200.0, FOLDS)), tank_hours=48.0)
+QUICK = Settings(folds=((10.0, 1),), steps=200, loop_hours=1.0, tank_hours=0.2, loop_seeds=1, seeds=1)
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,11 @@ class Bench:
 
     def runs(self, plant: str, hours: float, fold: int | None = None, *, held: bool = False) -> list[Run]:
         """The same as runs on the sample grid."""
-        with self.history(plant, hours, fold, held=held) as source:
-            return load_runs(source, self.spec(plant))
+        whole = _loaded(self, plant, hours)
+        if fold is None:
+            return list(whole)
+        span_s = fold_s(self.spec(plant), hours)
+        return [r for r in whole if (fold_of(r.start_s, span_s) == fold) == held]
 
     def split(self, plant: str, hours: float, fold: int | None = None) -> Split:
         """The runs as `train` splits them."""
@@ -125,4 +139,7 @@ class Bench:
             yield
 
 
-Work = Callable[[], None]
+@cache
+def _loaded(bench: Bench, plant: str, hours: float) -> tuple[Run, ...]:
+    with bench.history(plant, hours) as source:
+        return tuple(load_runs(source, bench.spec(plant)))

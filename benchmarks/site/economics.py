@@ -26,7 +26,6 @@ TITLE = "Economics: reflux and boil-up priced, purities in zones"
 SHARE = 0.98
 HOURS, JUDGED_FROM = 30.0, 10.0  # of a run; three of the column's settling times
 _PURE = {"XD": (0.985, 0.995), "XB": (0.005, 0.015)}
-_HISTORY = 100.0
 
 
 def cases(bench: Bench) -> Mapping[str, Callable[[], list[Outcome]]]:
@@ -69,7 +68,7 @@ def optimum(spec: PlantSpec) -> tuple[Array, float]:
 def case(bench: Bench) -> list[Outcome]:
     whole = bench.simulated("column")
     spec = wanted(whole)
-    checkpoint = bench.model("column", min(_HISTORY, max(bench.settings.hours)))
+    checkpoint = bench.model("column", bench.settings.most)
     seeds = bench.settings.seeds
     hours = min(HOURS, max(2.0, bench.settings.loop_hours))
     samples = round(hours * 3600 / spec.sample_time_s) + WARM
@@ -79,7 +78,7 @@ def case(bench: Bench) -> list[Outcome]:
     model.spec = site
     planner = controller_of(site, ControllerConfig(), checkpoint, seeds)
     goals = np.empty((seeds, samples, 0))
-    done = lived(spec, [(still, seeds)], samples, goals, planner, (model, checkpoint.surprise), bench.seed)
+    done = lived(spec, [(still, seeds)], samples, goals, lambda _: planner, (model, checkpoint.surprise), bench.seed)
     late = min(samples - 1, WARM + round(JUDGED_FROM * 3600 / spec.sample_time_s)) if hours >= HOURS else samples // 2
     price = np.array([p.per_unit for p in spec.prices])
     cost = float((done.moves[:, late:] @ price).mean())

@@ -38,8 +38,8 @@ _WINDOW = 24  # samples of history that every model may look back
 
 def cases(bench: Bench) -> Mapping[str, Callable[[], list[Outcome]]]:
     return {
-        f"{plant}, {hours:g} h": lambda plant=plant, hours=hours: case(bench, plant, hours)
-        for hours in bench.settings.hours
+        f"{plant}, {hours:g} h": lambda plant=plant, hours=hours, folds=folds: case(bench, plant, hours, folds)
+        for hours, folds in bench.settings.folds
         for plant in bench.plants
     }
 
@@ -50,15 +50,15 @@ def overall(found: Mapping[str, list[Outcome]]) -> list[Outcome]:
     return [Outcome(_AT_15, float(np.mean(values)), MEAN_15)] if values else []
 
 
-def case(bench: Bench, plant: str, hours: float) -> list[Outcome]:
-    """Every fold of one plant's history of so many hours."""
-    folds = [Fold(bench, plant, hours, fold) for fold in range(bench.settings.folds)]
+def case(bench: Bench, plant: str, hours: float, count: int) -> list[Outcome]:
+    """So many folds of one plant's history of so many hours."""
+    folds = [Fold(bench, plant, hours, fold) for fold in range(count)]
     ratios = np.array([f.ratio for f in folds])  # folds x steps
     at = STEPS.index(15)
     per_step = ", ".join(f"k {k}: {r:.3f}" for k, r in zip(STEPS, np.nanmean(ratios, 0), strict=True))
     said = "; ".join(f"{name} {np.mean([f.errors[name][at] for f in folds]):.3g}" for name in folds[0].errors)
     outcomes = [
-        Outcome("worst fold and step", float(np.nanmax(ratios)), WORST, note=f"means {per_step}"),
+        Outcome("worst fold and step", float(np.nanmax(ratios)), WORST, note=f"{count} folds, means {per_step}"),
         shown(_AT_15, float(np.nanmean(ratios[:, at])), f"errors {said}; {folds[0].winner}"),
     ]
     for name in LIMITED[plant]:

@@ -145,6 +145,11 @@ def fold_s(spec: PlantSpec, hours: float) -> float:
     return 3600.0 * hours / FOLDS + 2 * _GAP_SAMPLES * spec.sample_time_s
 
 
+def fold_of(time_s: float, span_s: float) -> int:
+    """Which fold of `span_s` plant seconds a plant time lies in."""
+    return int((time_s - START_S) // span_s)
+
+
 class Part:
     """Some runs of a `Source` by their place in time: those of the fold `held`, of `span_s` plant seconds, or all but those."""
 
@@ -165,8 +170,8 @@ class Part:
 
     def runs(self, kinds: Sequence[str] | None = None) -> pl.DataFrame:
         known = self._source.runs()
-        fold = (known["start_ts"].to_numpy() / 1e6 - START_S) // self._span_s
-        mine = known.filter(pl.Series((fold == self._held) == self._inside))
+        place = [fold_of(at / 1e6, self._span_s) == self._held for at in known["start_ts"]]
+        mine = known.filter(pl.Series(place) == self._inside)
         return mine if kinds is None else mine.filter(pl.col("kind").is_in(kinds))
 
     def readings(self, tags: Sequence[str], start_s: float, end_s: float) -> pl.DataFrame:

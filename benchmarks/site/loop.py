@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,6 +103,11 @@ class Plants:
     def moves(self) -> Array:
         return np.concatenate([p.moves for p in self._parts])
 
+    def states(self) -> tuple[Array, Array, Array]:
+        """True states, disturbances and parameters (batch x n each)."""
+        x, d, p = ([getattr(part, name) for part in self._parts] for name in "xdp")
+        return np.concatenate(x), np.concatenate(d), np.concatenate(p)
+
     @property
     def ended(self) -> Members:
         return np.concatenate([p.ended for p in self._parts]) != 0
@@ -179,18 +184,19 @@ def lived(
     scenarios: Sequence[tuple[Scenario, int]],
     samples: int,
     goals: Array,
-    controller: Controller | None = None,
+    make: Callable[[Plants], Controller] | None = None,
     watched: tuple[WorldModel, PlantSurprise | None] | None = None,
     seed: int = 0,
 ) -> Lived:
     """Run the plants of `scenarios` (each with how many plants) for `samples` samples; `goals` (batch x samples x n_target).
 
-    Without a `controller` the plant's own loops hold the targets that they control. With one they do so for the first `WARM`
-    samples, and again, for good, from where the supervisor would have shed. `watched` is the model, and the surprise, that
+    `make` answers the controller of these plants. Without one the plants' own loops hold the targets that they control; with one
+    they do so for the first `WARM` samples, and again, for good, from where the supervisor would have shed. `watched` is the model, and the surprise, that
     watch the controller's plants.
     """
     plants = Plants(spec, scenarios, seed)
     batch, low_high = plants.batch, limits_of(spec)
+    controller = make(plants) if make is not None else None
     hands, judge, eyes = Hands(spec, plants), Judge(spec, batch), _Eyes(spec, batch)
     model, surprise = watched or (None, None)
     watch = Watch(model, surprise, batch) if model is not None and surprise is not None else None
@@ -248,4 +254,4 @@ class _Eyes:
         now = measured[:, self._slow]
         measured[:, self._slow], self._held = np.where(now == self._held, np.nan, now), now
         dvs = np.stack([reading[t.name] for t in spec.dvs], 1) if spec.dvs else np.empty((len(measured), 0))
-        return Observation(k * spec.sample_time_s, measured, dvs, applied)
+        return Observation(k * spec.sample_time_s, measured, dvs, applied, position=position)

@@ -171,7 +171,7 @@ def test_plants_go_back_to_their_own_loops_where_the_supervisor_would_shed(specs
         (broken, WARM + 9, "plans in a row"),
         ({WARM + 3: (Status.INFEASIBLE, 0.0)}, WARM + 3, "no answer"),
     ):
-        done = lived(spec, still, samples, goals, Blind(spec, says))
+        done = lived(spec, still, samples, goals, lambda _, says=says: Blind(spec, says))
         assert done.shed.tolist() == [shed] * 2
         assert all(why in cause for cause in done.causes)
         assert not done.tripped.any()
@@ -196,7 +196,7 @@ def test_the_cheapest_column_stands_at_both_limits(specs: dict[str, PlantSpec]) 
 
 
 def test_a_row_runs_from_end_to_end(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, replace(QUICK, hours=(4.0,)))
+    bench = Bench(tmp_path, replace(QUICK, folds=((4.0, 1),)))
     outcomes, _ = worked(bench, "known_moves", "column")
     assert [o.met for o in outcomes] == [True]
 
