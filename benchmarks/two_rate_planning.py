@@ -210,9 +210,7 @@ class TwoRateMpc(Uncompiled):
         self.horizon = layer.horizon
 
     def _planner(self, energy: Energy) -> Planner:
-        decoded = (
-            energy.columns, energy.scale, energy.effort, energy.effort_low, energy.effort_span, energy.suppression
-        )  # fmt: skip
+        decoded = energy.columns, energy.scale, energy.effort, energy.suppression
         whiten = self._whiten.double()
         towards = GoalEnergy(whiten, *decoded) if self._weight is None else EndEnergy(self._weight, whiten, *decoded)
         return super()._planner(towards)

@@ -98,10 +98,11 @@ class Decision:
     - `plan` (batch x horizon x n_mv): the moves it expects to make; `plan[:, 0] == moves`.
     - `predicted` (batch x horizon x n_measured): measurements expected at the next samples.
     - `margins` (batch x horizon x n_guardrail): predicted distance to each guardrail less its calibrated margin,
-      in its tag's unit, > 0 is safe. Guardrails are named by `guardrails`.
+      in its tag's unit, > 0 is safe; where the status is TIGHT, the worst one below 0 is what of that margin is given up.
+      Guardrails are named by `guardrails`.
     - `calibrated` (horizon x n_guardrail): the calibrated margins subtracted above.
-    - `status` (batch,): one `Status` per plant; `violation` (batch,): worst accepted violation of a guardrail, in
-      its scales (`PlantSpec.scale`; 0: none).
+    - `status` (batch,): one `Status` per plant; `violation` (batch,): worst accepted violation of a limit itself, or of what must
+      be left for the fallback to save the plant, in the guardrail's scales (`PlantSpec.scale`; 0: none, as under a TIGHT plan).
     - `energy`: energy terms by name, (batch,) each.
     - `bias` (batch x n_measured): the filtered prediction error added to the predictions.
     - `solve_time_s`: wall time of the whole decision.

@@ -22,6 +22,9 @@ from plant.strict import Bounds, Strict
 from plant.wants import Price, Target, Zone, unlike
 from plant.yaml_file import validate_yaml
 
+NOISE = 3.0
+"""Noise deviations of a tag below which no error or excess of it counts as one unit: chasing noise is worse than leaving it."""
+
 
 class Role(StrEnum):
     MV = "MV"
@@ -424,9 +427,14 @@ class PlantSpec(Strict):
         """One unit of violation of a guardrail, in its tag's unit."""
         return guardrail.scale if guardrail.scale is not None else self.tag(guardrail.tag).span / 100
 
+    def target_scale(self, target: Target) -> float:
+        """One unit of a target's error, in its tag's unit: what is no more than noise is no error worth a move."""
+        return max(target.scale, NOISE * self.tag(target.tag).noise)
+
     def zone_scale(self, zone: Zone) -> float:
-        """One unit outside a zone, in its tag's unit."""
-        return zone.scale if zone.scale is not None else self.tag(zone.tag).span / 100
+        """One unit outside a zone, in its tag's unit; the noise of the tag counts as in `target_scale`."""
+        scale = zone.scale if zone.scale is not None else self.tag(zone.tag).span / 100
+        return max(scale, NOISE * self.tag(zone.tag).noise)
 
     def test_limit(self, guardrail: Guardrail) -> float:
         """Where identification tests of a live plant turn back, in the tag's unit."""

@@ -74,7 +74,7 @@ def driven(
         targets = Targets(np.tile(wanted, (batch, controller.horizon, 1)), low, high, gone, out)
         observation = Observation(k * spec.sample_time_s, measured, np.empty((batch, 0)), applied)
         decision = controller.decide(observation, targets)
-        plans += sum(s in (Status.OPTIMAL, Status.FEASIBLE) for s in decision.status)
+        plans += sum(s in (Status.OPTIMAL, Status.FEASIBLE, Status.TIGHT) for s in decision.status)
         moves = np.where(gone, applied, decision.moves)
         plant.advance(moves, spec.sample_time_s)
         applied = np.array(moves)

@@ -15,6 +15,7 @@ from controllers.planning import qp
 from controllers.planning.config import PlannerConfig
 from controllers.planning.explained import contradiction
 from controllers.planning.levels import Levels
+from controllers.planning.tuning import Tuning
 from models.rivals.contract import Forecaster
 from plant.errors import ControlError
 
@@ -29,7 +30,7 @@ _BROKEN = 0.01  # scales by which a plan passes a guardrail before it counts
 
 
 class LinearMpc:
-    """One quadratic program a sample for `batch` plants: the energy, limits and guardrails of `JepaMpc` on a linear
+    """One quadratic program a sample for `batch` plants: the energy, zones, limits and guardrails of `JepaMpc` on a linear
     `model` of the measurements (ARX or subspace, `models.rivals.registry.train_rival`).
 
     Limits and rates of the moves hold exactly, operator limits but where those of the spec alone break a guardrail less (RECOVERY);
@@ -64,12 +65,8 @@ class LinearMpc:
         self._levels = Levels(moves)
         self._rate = _double([m.reach(self.spec.sample_time_s) for m in moves]) / self._span
         self._safe = (_double([m.safe for m in moves]) - self._low) / self._span
-        low, high = (_double([v]) for v in self.config.effort_range or (0.0, 0.0))
-        self._effort_low = (low - self._low) / self._span if self.config.effort_range else torch.zeros_like(self._low)
-        self._effort_span = (high - low) / self._span if self.config.effort_range else torch.ones_like(self._low)
+        self._tuning = Tuning(self.spec, self.config)
         names = [t.name for t in self.spec.measured]
-        self._columns = [names.index(t.tag) for t in self.spec.targets]
-        self._scale = _double([t.scale for t in self.spec.targets])
         self._rails = [g for g in self.spec.guardrails if g.tag in names]
         if self.config.guardrails and len(self._rails) < len(self.spec.guardrails):
             blind = ", ".join(g.name for g in self.spec.guardrails if g not in self._rails)
@@ -113,11 +110,14 @@ class LinearMpc:
             gone = torch.from_numpy(np.array(dropped, bool))
             rate = torch.where(gone, 0.0, self._rate)
             goals, free = self._goals(targets), self._predict(previous[:, None].expand(-1, self.horizon, -1))
-            moves = self._solve(free, goals, previous, low, high, rate)
+            rest, zones = self._tuning.rest(targets, self.batch), self._tuning.zones(targets)
+            moves = self._solve(free, goals, zones, rest, previous, low, high, rate)
             worst = self._violation(moves)
             beyond = torch.zeros(self.batch, dtype=torch.bool)
             if bool((worst > _BROKEN).any()):  # operator limits bar no way that keeps the guardrails better
-                wide = self._solve(free, goals, previous, torch.zeros_like(low), torch.ones_like(high), rate)
+                wide = self._solve(
+                    free, goals, zones, rest, previous, torch.zeros_like(low), torch.ones_like(high), rate
+                )
                 beyond = (worst > _BROKEN) & (self._violation(wide) < worst - _BROKEN)
                 moves = torch.where(beyond[:, None, None], wide, moves)
             sound = torch.isfinite(measured).any(-1) & torch.isfinite(position).all(-1)
@@ -175,26 +175,38 @@ class LinearMpc:
         goals = _double(targets.values[:, ahead])
         if targets.left_out is not None:
             goals[..., torch.from_numpy(np.array(targets.left_out, bool))] = torch.nan
-        return goals.expand(self.batch, -1, -1)
+        now = self._history[:, 0, self._tuning.columns]
+        for row in self._history[:, 1:, self._tuning.columns].unbind(1):
+            now = torch.where(torch.isfinite(row), row, now)
+        return self._tuning.reference(now, goals.expand(self.batch, -1, -1))
 
     def _violation(self, moves: Tensor) -> Tensor:
         """By how many scales (batch,) a plan falls short of a guardrail at worst."""
         short = (self.config.guard - self._margins(self._predict(moves))).clamp(min=0)
         return short.amax((1, 2)) if self.config.guardrails and self._rails else torch.zeros(len(moves))
 
-    def _solve(self, free: Tensor, goals: Tensor, previous: Tensor, low: Tensor, high: Tensor, rates: Tensor) -> Tensor:
+    def _solve(
+        self, free: Tensor, goals: Tensor, zones: Tensor | None, rest: Tensor | None, previous: Tensor, low: Tensor, high: Tensor,
+        rates: Tensor,
+    ) -> Tensor:  # fmt: skip
         """The moves (batch x horizon x n_mv, scaled) that cost least; `free` (batch x horizon x n_measured) is predicted of
         moves held at `previous`, a target that is NaN is not asked for, and a rate of 0 is that of an MV that is not ours."""
-        h, m, batch, c = self.horizon, len(self._span), self.batch, self.config
+        h, m, batch, c, t = self.horizon, len(self._span), self.batch, self.config, self._tuning
         ours = (rates > 0).double().repeat(h)
         gain = self._gain.view(h, -1, h * m)
         hold = previous.repeat(1, h)
         # (rows, offset, what a unit below and above zero costs)
         asked = (~goals[0].isnan()).double().flatten()
-        error = ((free[..., self._columns] - goals) / self._scale).nan_to_num(0.0)
+        error = ((free[..., t.columns] - goals) / t.scale).nan_to_num(0.0)
         unit = torch.ones_like(asked)
-        rows = (gain[:, self._columns] / self._scale[:, None]).flatten(0, 1) * asked[:, None]
+        rows = (gain[:, t.columns] / t.scale[:, None]).flatten(0, 1) * asked[:, None]
         terms = [(rows, error.flatten(1), -unit, unit)]
+        for side, sign in ((1, 1.0), (0, -1.0)) if zones is not None else ():
+            some = [i for i, v in enumerate(zones[:, side].tolist()) if v == v]
+            at, scale = [t.zone_columns[i] for i in some], sign * t.zone_scale[some]
+            unit = torch.ones(h * len(some)).double()
+            past = ((free[..., at] - zones[some, side]) / scale).flatten(1)
+            terms.append(((gain[:, at] / scale[:, None]).flatten(0, 1), past, 0 * unit, unit))
         if c.guardrails and self._rails:
             past, slope = c.guard - self._margins(free), self._sign / self._rail_scale
             rows, price = (gain[:, self._watched] * slope[:, None]).flatten(0, 1), self._price.repeat(h)
@@ -206,10 +218,11 @@ class LinearMpc:
         hard = torch.full((h * m,), _HARD, dtype=torch.float64)
         terms += [(rows, offset, 0 * hard, hard) for rows, offset in bounds]
         a, offset, least, most = (torch.cat(v, -1 if i == 1 else 0) for i, v in enumerate(zip(*terms, strict=True)))
-        share = self._effort_span.repeat(h) ** 2
-        p = torch.diag(2 * c.effort / share + 1e-6) + 2 * c.suppression * self._difference.T @ self._difference
-        q = 2 * c.effort * (hold - self._effort_low.repeat(h)) / share
-        p, a, least, most = (v.expand(batch, *v.shape) for v in (p, a * ours, least, most))
+        weight = torch.zeros(batch, m).double() if rest is None else torch.where(rest.isnan(), 0.0, 2 * t.effort)
+        p = torch.diag_embed(weight.repeat(1, h) + 1e-6)
+        p = p + 2 * self._difference.T * t.suppression.repeat(h) @ self._difference
+        q = torch.zeros_like(hold) if rest is None else (weight * (previous - rest.nan_to_num(0.0))).repeat(1, h)
+        a, least, most = (v.expand(batch, *v.shape) for v in (a * ours, least, most))
         x = qp.solve(p, q * ours, a, offset, least, most, _STEPS * c.iterations)
         moves = previous[:, None] + torch.nan_to_num(x).view(batch, h, m)
         moves = _inside(moves, previous, low, high, rates)

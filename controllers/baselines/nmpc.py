@@ -34,8 +34,8 @@ _OPTIONS = {
 class NmpcController:
     """Multiple shooting over the simulator's equations.
 
-    Minimises sum |target error| / scale + `effort` * (u scaled 0..1 over `effort_range`, a pair for every MV alike, by
-    default each MV's limits)^2 + `suppression` * (move / span)^2; guardrails are soft with a price by rank that nothing
+    Minimises sum |target error| / scale + `effort` * (distance of u from its resting value / span)^2, for MVs that have one
+    (`effort_range`, a pair for every MV alike, says where they rest and what counts as span) + `suppression` * (move / span)^2; guardrails are soft with a price by rank that nothing
     else can pay; limits and rates of the moves are hard. Warm-started by the last plan, shifted. Plants of a batch are
     solved one after another.
 
@@ -78,8 +78,11 @@ class NmpcController:
         self._rate = np.array([m.reach(spec.sample_time_s) for m in moves])
         self._safe = np.array([m.safe for m in moves])
         self._watched = [names.index(g.tag) for g in spec.guardrails]
-        low, high = np.array(effort_range or (self._low, self._low + self._span), float)
-        self._solver = self._program(effort, low, high - low, suppression, guardrails)
+        rest = np.array([np.nan if m.rest is None else m.rest for m in moves])
+        low, width = (
+            (rest, self._span) if effort_range is None else (effort_range[0], effort_range[1] - effort_range[0])
+        )
+        self._solver = self._program(effort, np.broadcast_to(low, rest.shape), width, suppression, guardrails)
         self._box = self._ranges()
         self._read = eq.read.map(horizon)
         self.reset()
@@ -89,7 +92,9 @@ class NmpcController:
         if self._estimator is not None:
             self._estimator.reset()
 
-    def _program(self, effort: float, low: Array, width: Array, suppression: float, guardrails: bool) -> ca.Function:
+    def _program(
+        self, effort: float, rest: Array, width: Array | float, suppression: float, guardrails: bool
+    ) -> ca.Function:
         """The NLP in (states, moves, target errors, guardrail excess; both in scales) of the horizon, and the bounds of its rows."""
         spec, h, eq = self.spec, self.horizon, self._equations
         nx, nu, nd, np_ = eq.sizes
@@ -104,9 +109,11 @@ class NmpcController:
         names = [t.name for t in spec.measured]
         rows = [eq.advance.map(h)(before, big_u, *held[:2]) + held[2] - big_x]
         bounds = [(np.zeros(nx * h), np.zeros(nx * h))]
-        objective = effort * ca.sumsqr((big_u - low) / width) + suppression * ca.sumsqr((big_u - last) / self._span)
+        weight = np.where(np.isnan(rest), 0.0, 1.0) / width
+        objective = effort * ca.sumsqr((big_u - np.nan_to_num(rest)) * weight)
+        objective += suppression * ca.sumsqr((big_u - last) / self._span)
         for i, t in enumerate(spec.targets):
-            gap = (y[names.index(t.tag), :] - goal[i, :]) / t.scale
+            gap = (y[names.index(t.tag), :] - goal[i, :]) / spec.target_scale(t)
             rows += [gap - error[i, :], -gap - error[i, :]]
             objective += ca.sum2(error[i, :])
         ranks = sorted({g.rank for g in spec.guardrails}, reverse=True)

@@ -16,6 +16,7 @@ from controllers.planning.config import PlannerConfig
 from controllers.planning.explained import contradiction
 from controllers.planning.problem import Energy, Problem, Rollout
 from controllers.planning.scp import ScpPlanner
+from controllers.planning.tuning import Tuning
 from models.calibration import Calibration
 from models.config import ModelConfig
 from plant.errors import ControlError
@@ -31,7 +32,7 @@ _NUDGE = 0.002  # of an MV's span, by which a move is changed to see what follow
 
 
 class Truth(nn.Module):
-    """A simulator as planners want a model. Its latent of a sample ahead is the outputs that the targets name and the margins
+    """A simulator as planners want a model. Its latent of a sample ahead is the outputs that targets and zones name and the margins
     of the guardrails, engineering units; that of now is [states, disturbances, parameters]. Recoverability is left out."""
 
     n_constant = 0
@@ -44,14 +45,15 @@ class Truth(nn.Module):
         names = simulator.names
         self.stepper: Stepper = stepper_of(type(simulator))
         self.sizes = [len(names.x), len(names.d), len(names.p)]
-        tags = [*(t.tag for t in spec.targets), *(g.tag for g in rails)]
+        self.read = [wanted.tag for wanted in (*spec.targets, *spec.zones)]
+        tags = [*self.read, *(g.tag for g in rails)]
         if unknown := [t for t in tags if t not in names.y]:
             raise ControlError(
                 f"the simulator has no output {', '.join(unknown)}", f"NMPC of {spec.name}",
                 f"Its outputs are {', '.join(names.y)}.",
             )  # fmt: skip
         self._outputs = [names.y.index(t) for t in tags]
-        self.n_measured, self.n_mv = len(spec.targets), len(names.u)
+        self.n_measured, self.n_mv = len(self.read), len(names.u)
         self._sign = np.array([1.0] * self.n_measured + [-g.sign for g in rails])
         self._limit = np.array([0.0] * self.n_measured + [g.limit for g in rails])
         self.config = ModelConfig(latent=len(tags), horizon=horizon)
@@ -146,11 +148,10 @@ class SimulatorNmpc:
         self._scale = _double([spec.scale(g) for g in spec.guardrails])
         kept = Calibration.none(self.horizon, count) if calibration is None else calibration
         self._required = kept.margins[: self.horizon, :count].double() / self._scale + self.config.guard
-        c, limits = self.config, (self._low, self._low + self._span)
-        low, high = ((end - self._low) / self._span for end in (c.effort_range or limits))
-        scale = _double([t.scale for t in spec.targets])
-        energy = Energy(list(range(len(scale))), scale, c.effort, low, high - low, c.suppression, c.steady)
-        self.planner = SimulatorPlanner(Truth(spec, self.horizon), c, energy, self._span, self._low)
+        self._tuning = t = Tuning(spec, self.config)
+        n, both = len(spec.targets), list(range(len(spec.targets) + len(spec.zones)))
+        energy = Energy(both[:n], t.scale, t.effort, t.suppression, self.config.steady, both[n:], t.zone_scale)
+        self.planner = SimulatorPlanner(Truth(spec, self.horizon), self.config, energy, self._span, self._low)
         self.reset()
 
     def reset(self) -> None:
@@ -162,14 +163,15 @@ class SimulatorNmpc:
         began = time.perf_counter()
         x, d, p = self._state()
         z = torch.from_numpy(np.concatenate([x, d, p], 1))
-        batch, h, n = len(z), self.horizon, len(self.spec.targets)
+        batch, h, n = len(z), self.horizon, self.planner.model.n_measured
         known = torch.isfinite(z).all(1) & (not contradiction(self.spec, targets))
         goals, low, high = (_double(v) for v in (targets.values, targets.move_low, targets.move_high))
         goals = goals[:, torch.arange(h).clamp(max=goals.shape[1] - 1)].expand(batch, -1, -1)
         now = self.planner.model.watched(x, np.array(observation.applied, float), d, p)
         self._allowance = self._allowance or Allowance(self.spec, batch)
+        latent = torch.from_numpy(now)
         required = self._allowance.required(
-            self._required.expand(batch, -1, -1), self.planner.model.limit_margins(torch.from_numpy(now)) / self._scale
+            self._required.expand(batch, -1, -1), self.planner.model.limit_margins(latent) / self._scale
         )
         problem = Problem(
             z=z,
@@ -179,9 +181,11 @@ class SimulatorNmpc:
             high=(high - self._low) / self._span,
             rate=self._rate,
             fallback=self._safe,
-            targets=goals,
+            targets=self._tuning.reference(latent[:, : goals.shape[2]], goals),
             bias=torch.zeros(batch, h, n).double(),
             required=required,
+            zones=self._tuning.zones(targets),
+            rest=self._tuning.rest(targets, batch),
         )
         warm = problem.previous[:, None].expand(-1, h, -1) if self._plan is None else self._plan
         plan = self.planner.plan(problem, warm)
@@ -190,7 +194,7 @@ class SimulatorNmpc:
         margins = plan.rollout.margins - required
         predicted = np.full((batch, h, len(self.spec.measured)), np.nan)
         names = [t.name for t in self.spec.measured]
-        predicted[..., [names.index(t.tag) for t in self.spec.targets]] = plan.rollout.measured.numpy()
+        predicted[..., [names.index(tag) for tag in self.planner.model.read]] = plan.rollout.measured.numpy()
         broken = (plan.violation * 100).floor().sum(-1) > 0
         return Decision(
             moves=moves[:, 0].numpy(),

@@ -1,4 +1,4 @@
-"""`CompiledScpPlanner`: sequential convex programming on a processor, in C (`scp.c`); the same steps as `scp.py`."""
+"""`CompiledScpPlanner`: sequential convex programming on a processor, in C (`scp_*.c`); the same steps as `scp.py`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ import torch
 from torch import Tensor
 
 from controllers.planning.config import PlannerConfig
-from controllers.planning.problem import Energy, Plan, Problem, Rollout
+from controllers.planning.problem import Energy, Plan, Problem, Rollout, late_weights
 from controllers.planning.scp import BACK_OFF, HARD, PRICE, PROXIMAL, ScpPlanner
 from models.world_model import Mlp, WorldModel
 from plant import native
 
 _LANES, _LEAST_PER_THREAD = 8, 4
+_PARTS = ("scp_network.c", "scp_roll.c", "scp_subproblem.c", "scp.c")
 _Double, _Int = ctypes.POINTER(ctypes.c_double), ctypes.POINTER(ctypes.c_int64)
 _NET = ("w1", "w2", "w3", "t1", "t2", "t3", "b1", "b2", "b3", "linear", "linear_t")
 _SIZES = (
-    "horizon", "latent", "moves", "extra", "measured", "targets", "constraints", "ranks", "blocks", "iterations", "guarded",
+    "horizon", "latent", "moves", "extra", "measured", "targets", "zones", "constraints", "limits", "ranks", "blocks",
+    "iterations", "guarded",
 )  # fmt: skip
 _PROBLEM = (
-    "z", "extra", "previous", "low", "high", "rate", "fallback", "target", "bias", "required", "weight", "reference", "warm",
+    "z", "extra", "previous", "low", "high", "rate", "fallback", "target", "bias", "required", "calibrated", "zone", "weight",
+    "reference", "warm",
 )  # fmt: skip
 
 
@@ -37,12 +40,14 @@ class _Net(ctypes.Structure):
 class _Setup(ctypes.Structure):
     _fields_ = [
         *((n, ctypes.c_int64) for n in _SIZES),
-        ("suppression", ctypes.c_double),
         ("steady", ctypes.c_double),
         ("predictor", _Net),
         ("head", _Net * 2),
-        *((n, _Double) for n in ("scale_u", "shift_u", "gain", "level", "target_scale")),
-        *((n, _Int) for n in ("target_column", "block", "length", "which", "row", "rank")),
+        *(
+            (n, _Double)
+            for n in ("scale_u", "shift_u", "gain", "level", "suppression", "target_scale", "zone_scale", "late")
+        ),
+        *((n, _Int) for n in ("target_column", "zone_column", "block", "length", "which", "row", "rank")),
         *((n, _Double) for n in ("margin_scale", "price")),
     ]
 
@@ -87,10 +92,11 @@ class CompiledScpPlanner(ScpPlanner):
             "z": problem.z, "extra": torch.cat(parts, -1), "previous": problem.previous, "low": problem.low,
             "high": problem.high, "rate": problem.rate, "fallback": problem.fallback,
             "target": problem.targets[..., : s.targets], "bias": problem.bias,
-            "required": problem.required.expand(n, h, -1), "weight": self.energy.weights(problem), "reference": self.energy.reference(problem).expand(n, h, m), "warm": warm,
+            "required": problem.required.expand(n, h, -1), "calibrated": problem.calibrated, "zone": problem.zones,
+            "weight": self.energy.weights(problem), "reference": self.energy.reference(problem).expand(n, h, m), "warm": warm,
         }  # fmt: skip
-        arrays = {name: np.ascontiguousarray(v.numpy(), np.float64) for name, v in given.items()}
-        c_problem = _Problem(*(_pointer(arrays[name]) for name in _PROBLEM))
+        arrays = {k: np.ascontiguousarray(v.numpy(), np.float64) for k, v in given.items() if v is not None}
+        c_problem = _Problem(*(_pointer(arrays[name]) if name in arrays else None for name in _PROBLEM))
         moves, z = np.empty((n, h, m)), np.empty((n, h + 1, s.latent))
         measured, margins = np.empty((n, h, s.measured)), np.empty((n, h, s.constraints))
         converged, late = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -115,13 +121,14 @@ class CompiledScpPlanner(ScpPlanner):
         s, h = _Setup(), config.horizon
         sizes = {
             "horizon": h, "latent": model.config.latent, "moves": model.n_mv, "extra": model.n_dv + 2 * model.n_constant,
-            "measured": model.n_measured, "targets": len(energy.columns), "constraints": len(rails),
+            "measured": model.n_measured, "targets": len(energy.columns), "zones": len(energy.zone_columns),
+            "constraints": len(rails), "limits": len(rails.limit),
             "ranks": len(rails.ranks), "blocks": len(self._lengths), "iterations": config.iterations,
             "guarded": int(config.guardrails),
         }  # fmt: skip
         for name, size in sizes.items():
             setattr(s, name, size)
-        s.suppression, s.steady = energy.suppression, energy.steady if h > 1 else 0.0
+        s.steady = energy.steady if h > 1 else 0.0
         s.predictor = self._net(model.predictor)
         s.head[0], s.head[1] = self._net(model.limit_heads), self._net(model.fallback_heads)
         std, mean = model.channel_std[: model.n_measured], model.channel_mean[: model.n_measured]
@@ -129,12 +136,13 @@ class CompiledScpPlanner(ScpPlanner):
             "scale_u": self.scale_u, "shift_u": self.shift_u,
             "gain": _padded(model.read_out_head.weight * std[:, None], rows=False),
             "level": model.read_out_head.bias * std + mean,
-            "target_scale": energy.scale if energy.columns else torch.ones(0),
+            "suppression": energy.suppression, "target_scale": energy.scale, "zone_scale": energy.zone_scale,
+            "late": late_weights(torch.empty(1, h, dtype=torch.float64)),
             "margin_scale": model.margin_scale[rails.guardrail].double() / rails.scale,
             "price": torch.tensor([PRICE[min(int(r), 3) - 1] for r in rails.rank]),
         }  # fmt: skip
         integers = {
-            "target_column": energy.columns, "block": self._block.numpy(), "length": self._lengths.numpy(),
+            "target_column": energy.columns, "zone_column": energy.zone_columns, "block": self._block.numpy(), "length": self._lengths.numpy(),
             "which": [0] * len(rails.limit) + [1] * len(rails.fallback), "row": rails.guardrail,
             "rank": [rails.ranks.index(int(r)) for r in rails.rank],
         }  # fmt: skip
@@ -160,7 +168,7 @@ class CompiledScpPlanner(ScpPlanner):
 @cache
 def _library() -> Callable[..., int]:
     shared = f"#define HARD {HARD}\n#define BACK_OFF {BACK_OFF}\n#define PROXIMAL {PROXIMAL}\n"
-    source = shared + resources.files("controllers.planning").joinpath("scp.c").read_text()
+    source = shared + "".join(resources.files("controllers.planning").joinpath(part).read_text() for part in _PARTS)
     function = ctypes.CDLL(str(native.build(source))).plan
     function.restype = ctypes.c_int64
     sizes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_double, ctypes.c_int64]

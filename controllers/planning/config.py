@@ -9,17 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class PlannerConfig(BaseModel):
     """`horizon` counts samples and may not exceed what the model was validated to.
 
-    The task energy of a step is sum |target error| / scale + `effort` * (u scaled 0..1 over `effort_range`)^2 +
-    `suppression` * (move / span)^2. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
+    The task energy of a step is sum |target error| / scale + sum of what lies outside the zones / scale + `effort` * (distance
+    from the resting value / span)^2, for MVs that have one, + `suppression` * (move / span)^2. A target or zone of a rank below
+    another weighs a tenth of it. `effort_range` makes of every MV one that rests at its low end, its span the range's. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
     largest share of each new prediction error let into the offset correction; `guard`, in scales of each guardrail
     (`PlantSpec.scale`), is kept on top of every calibrated margin: by default a twentieth of what counts as one unit of
     violation, more than the hundredth that ranking tells apart. `guardrails: false` is for showing what they prevent. `energy: goal` measures the target error
     in the latent instead, from the latent of a plant at rest at its targets (`controllers.planning.goal`).
+
+    Tuning by meaning: `response_s` of a CV is the time constant, plant seconds, with which its reading is to approach its target
+    from where it is, after its dead time: the error is counted from that course. Without it, as fast as moves may. `work` of an MV,
+    0 to 1: a move of that share of its limits within a sample costs as much as a target missed by one scale for a sample; it
+    stands in place of `suppression`, which is 1 / work^2.
 
     `name`: second-order shooting (`scp`), or one of the samplers, which draw `candidates` plans in the first iteration from
     `seed`. `blocks`: lengths in samples of the stretches over which moves are held, the last one to the end of the horizon;
@@ -28,7 +35,7 @@ class PlannerConfig(BaseModel):
     beyond.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["scp", "icem", "mppi"] = "scp"
     energy: Literal["decoded", "goal"] = "decoded"
@@ -40,6 +47,8 @@ class PlannerConfig(BaseModel):
     effort: NonNegative = 0.001
     effort_range: tuple[float, float] | None = None
     suppression: NonNegative = 0.5
+    response_s: dict[str, Positive] = {}
+    work: dict[str, Share] = {}
     steady: NonNegative = 0.0
     bias_filter: Annotated[float, Field(ge=0, le=1)] = 0.1
     calm: Positive = 1.0
@@ -48,6 +57,8 @@ class PlannerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.effort_range is not None and not self.effort_range[0] < self.effort_range[1]:
+            raise ValueError(f"effort_range must be [low, high] with low < high, not {list(self.effort_range)}")
         if sum(self.blocks) > self.horizon:
             raise ValueError(
                 f"blocks of {sum(self.blocks)} samples in all are longer than the horizon of {self.horizon}"

@@ -43,11 +43,36 @@ def beyond_limits(spec: PlantSpec, targets: Targets, move: Array) -> str:
     return f"no plan inside the operator's limits keeps every guardrail: {', '.join(out)}"
 
 
-def broken(guardrails: tuple[str, ...], margins: Array, scale: Array) -> str:
-    """Of one plan: its guardrail that falls shortest by its `scale` (n_guardrail); `margins` (horizon x n_guardrail) less what is
-    required, in the tags' units."""
-    step, j = np.unravel_index(int(np.argmin(margins / scale)), margins.shape)
-    return f"{guardrails[j]} falls {-margins[step, j]:.3g} short of its margin in {step + 1} samples, whatever is done"
+def broken(spec: PlantSpec, guardrails: tuple[str, ...], hard: Array, scale: Array) -> str:
+    """Of one plan: its guardrail that is broken the most by its `scale` (n_guardrail); `hard` (horizon x n_guardrail): margins less what
+    is required, in the tags' units."""
+    step, j = np.unravel_index(int(np.argmin(hard / scale)), hard.shape)
+    what = "comes past its limit" if j < len(spec.guardrails) else "falls short of what brings the plant back"
+    return f"{guardrails[j]} {what} by {-hard[step, j]:.3g} {_unit(spec, int(j))} in {_ahead(spec, int(step))}, whatever is done"
+
+
+def tight(spec: PlantSpec, guardrails: tuple[str, ...], margins: Array, hard: Array, scale: Array) -> str:
+    """Of one plan that passes no limit: its guardrail whose calibrated margin it gives up the most of by its `scale`, how much, and
+    when; `margins` (horizon x n_guardrail) less what is wanted, `hard` less what is required, in the tags' units."""
+    given_up = np.where(margins < hard, margins / scale, np.inf)
+    step, j = np.unravel_index(int(np.argmin(given_up)), margins.shape)
+    unit, wanted = _unit(spec, int(j)), hard[step, j] - margins[step, j]
+    return (
+        f"{guardrails[j]} keeps {hard[step, j]:.3g} of its margin of {wanted:.3g} {unit} in {_ahead(spec, int(step))}:"
+        f" {-margins[step, j]:.3g} {unit} less than calibrated, and no plan keeps more"
+    )
+
+
+def _unit(spec: PlantSpec, j: int) -> str:
+    """Of constraint `j`: limits first, then the recoverability of those that have one."""
+    rails = [*spec.guardrails, *(g for g in spec.guardrails if g.fallback_tag)]
+    return spec.tag(rails[j].tag).unit
+
+
+def _ahead(spec: PlantSpec, step: int) -> str:
+    """When step `step` of a plan is."""
+    samples = step + 1
+    return f"{samples} {'samples' if samples > 1 else 'sample'} ({samples * spec.sample_time_s:g} s)"
 
 
 def short_of_target(
@@ -82,20 +107,22 @@ def short_of_target(
 
 def why(
     spec: PlantSpec, status: tuple[Status, ...], guardrails: tuple[str, ...], scale: Array, plan: Array, predicted: Array,
-    margins: Array, targets: Targets, wanted: Array, measured: Array, applied: Array, deadline_s: float | None,
+    margins: Array, hard: Array, targets: Targets, wanted: Array, measured: Array, applied: Array, deadline_s: float | None,
     beyond: list[bool],
 ) -> tuple[str, ...]:  # fmt: skip
-    """`Decision.why` of a planner's answer; arrays with the batch in front but for `scale`. `beyond` (batch): which leave the
-    operator limits."""
+    """`Decision.why` of a planner's answer; arrays with the batch in front but for `scale`. `margins` less what is wanted, `hard`
+    less what is required. `beyond` (batch): which leave the operator limits."""
     contradicted, said = contradiction(spec, targets), []
     for b, s in enumerate(status):
         if s is Status.INFEASIBLE:
             text = contradicted or unseen(spec, measured[b], applied[b]) or "the model's prediction is not a number"
         elif s is Status.RECOVERY:
             said_of = [beyond_limits(spec, targets, plan[b, 0])] if beyond[b] else []
-            if margins.size and (margins[b] / scale).min() <= -_COUNTS:
-                said_of.append(broken(guardrails, margins[b], scale))
+            if hard.size and (hard[b] / scale).min() <= -_COUNTS:
+                said_of.append(broken(spec, guardrails, hard[b], scale))
             text = "; ".join(said_of)
+        elif s is Status.TIGHT:
+            text = tight(spec, guardrails, margins[b], hard[b], scale)
         elif s is Status.DEADLINE:
             text = f"the best found in {1e3 * (deadline_s or 0.0):.3g} ms"
         else:

@@ -16,7 +16,7 @@ from plant.spec import PlantSpec
 log = logging.getLogger(__name__)
 
 _SAME = 1e-9  # of an MV's limits: scaling there and back
-_GRAVE = (Status.INFEASIBLE, Status.RECOVERY)
+_GRAVE = (Status.INFEASIBLE, Status.RECOVERY, Status.TIGHT)
 
 
 class Filter(ABC):

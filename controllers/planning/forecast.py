@@ -164,6 +164,13 @@ class ForecastMpc(JepaMpc):
         self._moves: list[Tensor] = []  # and the moves (batch x n_mv) in force until, the disturbances at each
         self._disturbances: list[Tensor] = []
 
+    def _reading(self, z: Tensor) -> Tensor:
+        seen = self._window[..., : self.model.n_measured]
+        last = seen[:, 0]
+        for k in range(1, seen.shape[1]):
+            last = torch.where(torch.isfinite(seen[:, k]), seen[:, k], last)
+        return last
+
     def _margins(self, z: Tensor) -> Tensor:
         read = self._window[:, -1, : self.model.n_measured]
         return self.model.limit_margins(self.model.normalise(read, "measured"))

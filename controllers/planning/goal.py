@@ -133,7 +133,7 @@ class GoalEnergy(Energy):
         slope = ((self.whiten / latent**0.5) @ sensitivity).flatten(1, 2)
         error = self._distance(rollout, problem).flatten(1)
         p, q = 2 * slope.mT @ slope, 2 * (slope.mT @ error[..., None])[..., 0]
-        return Convex(*self.end(rollout, problem, sensitivity, read_out), p, q)
+        return self.soft(rollout, problem, sensitivity, read_out)._replace(p=p, q=q)
 
     def _distance(self, rollout: Rollout, problem: Problem) -> Tensor:
         assert problem.goal is not None

@@ -14,7 +14,8 @@ from controllers.planning.config import FilterConfig, PlannerConfig
 from controllers.planning.filtered import Filter, asked_for
 from controllers.planning.latent import LatentController
 from controllers.planning.planner import choose
-from controllers.planning.problem import Convex, Energy, Plan, Problem, Rollout, rank_key
+from controllers.planning.problem import Convex, Energy, Plan, Problem, Rollout
+from controllers.planning.ranking import before, counted, ranking
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
@@ -25,7 +26,7 @@ class Distance(Energy):
 
     def __init__(self, weight: Tensor) -> None:
         none = torch.zeros_like(weight[0])
-        super().__init__([], none, 0.0, none, none + 1, 0.0)
+        super().__init__([], none[:0], none, none)
         self.weight = weight
 
     @property
@@ -33,24 +34,18 @@ class Distance(Energy):
         return type(self) is Distance
 
     def weights(self, problem: Problem) -> Tensor:
-        return self.weight
+        return self.weight.expand(len(problem.z), -1, -1)
 
     def reference(self, problem: Problem) -> Tensor:
         assert problem.asked is not None
         return problem.asked
 
     def terms(self, rollout: Rollout, problem: Problem) -> dict[str, Tensor]:
-        return {"distance": (self.weight * self._off(rollout, problem) ** 2).sum((1, 2))}
+        off = self.weight * (rollout.moves - self.reference(problem)) ** 2
+        return {"distance": off.sum((1, 2))}
 
     def convex(self, rollout: Rollout, problem: Problem, sensitivity: Tensor, read_out: Tensor) -> Convex:
-        batch, n = sensitivity.shape[0], sensitivity.shape[-1]
-        p = torch.diag(2 * self.weight.flatten()).expand(batch, n, n)
-        q = (2 * self.weight * self._off(rollout, problem)).flatten(1)
-        return Convex(q.new_zeros(batch, 0, n), q.new_zeros(batch, 0), p, q)
-
-    def _off(self, rollout: Rollout, problem: Problem) -> Tensor:
-        assert problem.asked is not None
-        return rollout.moves - problem.asked
+        return self.soft(rollout, problem, sensitivity, read_out)
 
 
 class GuardrailFilter(Filter, LatentController):
@@ -62,8 +57,9 @@ class GuardrailFilter(Filter, LatentController):
     on bit for bit, with `inner`'s status. Else the planner looks for the nearest moves (`FilterConfig`) that keep everything.
     Of `config`, `horizon`, `iterations`, `bias_filter`, `guard` and `guardrails` count; targets and efforts are `inner`'s affair.
 
-    Status as `Filter` has it, and `DEADLINE`: the best found in time; `RECOVERY` with its violation where nothing keeps every
-    guardrail (the safe values, or, where these are seen to pass a limit themselves, what breaks the least); `INFEASIBLE` also
+    Status as `Filter` has it, and `DEADLINE`: the best found in time; `TIGHT` where nothing keeps every calibrated margin, and the
+    move is the one that keeps most of it; `RECOVERY` with its violation where nothing keeps every
+    limit (the safe values, or, where these are seen to pass a limit themselves, what breaks the least); `INFEASIBLE` also
     where the plant cannot be seen.
 
     Raises `ControlError` when the horizon is longer than the model was validated to, or a weight is for no MV.
@@ -143,24 +139,24 @@ class GuardrailFilter(Filter, LatentController):
             if bool((kept := _keeps(best)).all()):
                 return best
             other = self._first_then(problem, way)
-            best = _choose(~kept & (_key(other) < _key(best)), best, other)
+            best = _choose(~kept & before(_key(other), _key(best)), best, other)
         kept = _keeps(best)
         if bool(kept.all()):
             return best
         start = best
         if self._plan is not None:  # what was safe a sample ago most likely still is, and nearest
             last = self.planner.assess(problem, self._plan)
-            start = _choose(_key(last) < _key(best), best, last)
+            start = _choose(before(_key(last), _key(best)), best, last)
         found = self.planner.plan(problem, start.rollout.moves, deadline, trust_fallback=False)
         # The way on that was found may serve the very move asked for.
         again = self._first_then(problem, found.rollout.moves)
-        serves = _keeps(again) | ((_counted(again)[:, 0] == 0) & (_key(again) < _key(found)))
+        serves = _keeps(again) | ((counted(again.violation)[:, 0] == 0) & before(_key(again), _key(found)))
         return _choose(kept, self._lost(problem, _choose(serves, found, again)), best)
 
     def _lost(self, problem: Problem, plan: Plan) -> Plan:
         """Where `plan` breaks a guardrail of rank 1, the fallback: least violation by a little is what the model gets wrong.
         Not where the fallback itself is seen to pass the limit, its margin not counted: then the plan that breaks least."""
-        broken = _counted(plan)[:, 0] > 0
+        broken = counted(plan.violation)[:, 0] > 0
         if not bool(broken.any()):
             return plan
         fallback = self.planner.assess(problem.wide(), problem.fallback.expand_as(plan.rollout.moves))
@@ -175,17 +171,12 @@ class GuardrailFilter(Filter, LatentController):
         return self.planner.assess(problem.wide(), torch.cat([first, way[:, 1:]], dim=1))
 
 
-def _counted(plan: Plan) -> Tensor:
-    """Violation by rank (batch x rank) in the hundredths of a scale that count."""
-    return (plan.violation.nan_to_num(torch.inf) * 100).floor()
-
-
 def _keeps(plan: Plan) -> Tensor:
-    return (_counted(plan) == 0).all(-1)
+    return (counted(torch.cat([plan.violation, plan.shortfall], -1)) == 0).all(-1)
 
 
 def _key(plan: Plan) -> Tensor:
-    return rank_key(plan.violation, plan.energy)
+    return ranking(torch.cat([plan.violation, plan.shortfall], -1), plan.energy)
 
 
 def _choose(wins: Tensor, best: Plan, other: Plan) -> Plan:
@@ -197,6 +188,7 @@ def _choose(wins: Tensor, best: Plan, other: Plan) -> Plan:
     return Plan(
         choose(wins, best.rollout, other.rollout),
         pick(best.violation, other.violation),
+        pick(best.shortfall, other.shortfall),
         pick(best.energy, other.energy),
         {name: pick(term, other.terms[name]) for name, term in best.terms.items()},
         pick(best.converged, other.converged),

@@ -20,6 +20,7 @@ from controllers.planning.config import PlannerConfig
 from controllers.planning.explained import contradiction, why
 from controllers.planning.planner import Planner
 from controllers.planning.problem import Constraints, Energy, Plan, Problem
+from controllers.planning.ranking import counted
 from controllers.planning.sampling import IcemPlanner, MppiPlanner
 from controllers.planning.scp import ScpPlanner
 from controllers.planning.widening import Widening
@@ -194,15 +195,15 @@ class LatentController(ABC):
         dvs = self._expected(forecast)
         margins = self.calibration.margins[: self.config.horizon].double()
         factor = torch.nn.functional.pad(self._widening.factor, (0, len(self.constraints.fallback)), value=1.0)
-        kept = margins * factor[:, None] * self._alarm[:, None, None] + self._tightened()
-        required = kept / self.constraints.scale + self.config.guard
+        kept = margins * factor[:, None] * self._alarm[:, None, None] / self.constraints.scale
+        required, calibrated = self._kept(kept, self._margins(z) / self.constraints.scale[: len(self._measured)])
         values = torch.from_numpy(np.array(targets.values, dtype=np.float64))
         if targets.left_out is not None:
             values[..., torch.from_numpy(np.array(targets.left_out, dtype=bool))] = torch.nan
         if values.shape[1] < self.config.horizon:
             values = torch.cat([values, values[:, -1:].expand(-1, self.config.horizon - values.shape[1], -1)], dim=1)
         shown = [values[:, k, i, None] for i, k in enumerate(self._shown)]
-        shown = torch.cat([values[:, : self.config.horizon, :0], *shown], -1)
+        self._wanted = torch.cat([values[:, : self.config.horizon, :0], *shown], -1).expand(self.batch, -1, -1)
         return Problem(
             z=z,
             dvs=dvs,
@@ -211,13 +212,28 @@ class LatentController(ABC):
             high=(torch.from_numpy(np.array(targets.move_high, dtype=np.float64)) - self._low) / self._span,
             rate=torch.where(_dropped(targets, self._rate), 0.0, self._rate),
             fallback=self._safe,
-            targets=shown.expand(self.batch, -1, -1),
+            targets=self._wanted,
             bias=self._bias,
-            required=self._allowance.required(
-                required, self._margins(z) / self.constraints.scale[: len(self._measured)]
-            ),
+            required=required,
+            calibrated=calibrated if bool((margins > 0).any()) else None,
             conditions=self._conditions(),
         )
+
+    def _kept(self, margins: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """What every plan must keep, and what it is to keep beyond that (batch x horizon x n_constraint), of calibrated `margins`
+        alike and the margins `now` (batch x n_guardrail), all in scales. The margin of a limit can be had by degrees, that of
+        recoverability cannot: a plant that is lost is lost."""
+        n = len(self.constraints.limit)
+        required = self._tightened() / self.constraints.scale + self.config.guard
+        required = torch.cat([required[..., :n], required[..., n:] + margins[..., n:]], -1)
+        calibrated = torch.cat([margins[..., :n], torch.zeros_like(margins[..., n:])], -1)
+        both = required + calibrated
+        free = (allowed := self._allowance.required(both, now)) < both
+        return torch.where(free, allowed, required), torch.where(free, 0.0, calibrated)
+
+    def _reading(self, z: Tensor) -> Tensor:
+        """Measurements now (batch x n_measured), as the model has them."""
+        return self.model.read_out(z)
 
     def _margins(self, z: Tensor) -> Tensor:
         """Of now, to every limit (batch x n_guardrail), in the tags' units."""
@@ -269,8 +285,10 @@ class LatentController(ABC):
 
     def _decision(self, plan: Plan, problem: Problem, targets: Targets, seen: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low
-        margins, scale = plan.rollout.margins - problem.required, self.constraints.scale
-        shortfall = (-margins).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
+        hard, scale = plan.rollout.margins - problem.required, self.constraints.scale
+        kept = problem.required if problem.calibrated is None else problem.required + problem.calibrated
+        margins = plan.rollout.margins - kept
+        violation = (-hard).clamp(min=0).amax((1, 2)) if len(self.constraints) else torch.zeros(self.batch).double()
         seen = seen & (not contradiction(self.spec, targets))
         finite = seen & torch.isfinite(moves).all(-1).all(-1) & torch.isfinite(plan.rollout.measured).all(-1).all(-1)
         moves = torch.where(finite[:, None, None], moves, self._safe * self._span + self._low)
@@ -282,29 +300,33 @@ class LatentController(ABC):
         beyond, first = torch.zeros(self.batch, dtype=torch.bool), plan.rollout.moves[:, :1]
         if problem.narrow:
             beyond = ((self.planner.legal(problem, first) - first).abs() > _SAME).any(-1)[:, 0]
-        broken = ((plan.violation * 100).floor().sum(-1) > 0) | beyond
+        broken = (counted(plan.violation) > 0).any(-1) | beyond
+        tight = (counted(plan.shortfall) > 0).any(-1)
         status = tuple(
             Status.INFEASIBLE if not ok
             else Status.RECOVERY if bad
+            else Status.TIGHT if short
             else Status.DEADLINE if plan.late
             else Status.OPTIMAL if settled else Status.FEASIBLE
-            for ok, bad, settled in zip(finite.tolist(), broken.tolist(), plan.converged.tolist(), strict=True)
+            for ok, bad, short, settled in zip(
+                finite.tolist(), broken.tolist(), tight.tolist(), plan.converged.tolist(), strict=True
+            )
         )  # fmt: skip
         names, predicted = tuple(self.constraints.names), plan.rollout.measured.numpy()
         now, n = self._window[:, -1].numpy(), self.model.n_measured
         told = why(
-            self.spec, status, names, scale.numpy(), moves.numpy(), predicted, (margins * scale).numpy(), targets,
-            problem.targets.numpy(), self._read.numpy(), now[:, n + self.model.n_dv :], self.deadline_s, beyond.tolist(),
+            self.spec, status, names, scale.numpy(), moves.numpy(), predicted, (margins * scale).numpy(),
+            (hard * scale).numpy(), targets, self._wanted.numpy(), self._read.numpy(), now[:, n + self.model.n_dv :], self.deadline_s, beyond.tolist(),
         )  # fmt: skip
         return Decision(
             moves=moves[:, 0].numpy(),
             plan=moves.numpy(),
             predicted=predicted,
             margins=(margins * scale).numpy(),
-            calibrated=(problem.required.amax(0) * scale).numpy(),
+            calibrated=(kept.amax(0) * scale).numpy(),
             guardrails=names,
             status=status,
-            violation=shortfall.numpy(),
+            violation=violation.numpy(),
             bias=problem.bias[:, 0].numpy(),
             solve_time_s=time.perf_counter() - began,
             energy={name: term.numpy() for name, term in plan.terms.items()},

@@ -14,17 +14,18 @@ from controllers.planning.config import PlannerConfig
 from controllers.planning.goal import Goal, GoalEnergy
 from controllers.planning.latent import Array, LatentController
 from controllers.planning.problem import Energy, Problem
+from controllers.planning.tuning import Tuning
 from models.calibration import Calibration
 from models.world_model import WorldModel
 from plant.errors import ControlError
 
 
 class JepaMpc(LatentController):
-    """Plans for the targets in the latent space of `model`, for `batch` plants. Under `energy: goal` the latents' own
+    """Plans for the targets and zones in the latent space of `model`, for `batch` plants. Under `energy: goal` the latents' own
     prediction errors move the `goal`.
 
-    Raises `ControlError` when the horizon is longer than the model was validated to, or a goal is to be steered to and none
-    is given.
+    Raises `ControlError` when the horizon is longer than the model was validated to, a goal is to be steered to and none
+    is given, or the tuning names what the plant has not.
     """
 
     def __init__(
@@ -44,19 +45,10 @@ class JepaMpc(LatentController):
                 "Give the controller a Goal, from training runs or of a window, or take energy: decoded.",
             )
         self.goal = goal if self.config.energy == "goal" else None
-        names = [t.name for t in self.spec.measured]
-        effort = self.config.effort_range
-        low = torch.tensor([effort[0]], dtype=torch.float64) if effort else self._low
-        high = torch.tensor([effort[1]], dtype=torch.float64) if effort else self._low + self._span
+        self._tuning = t = Tuning(self.spec, self.config)
         whiten = torch.eye(model.config.latent) if self.goal is None or self.goal.whiten is None else self.goal.whiten
         energy = (Energy if self.goal is None else partial(GoalEnergy, whiten.double()))(
-            [names.index(t.tag) for t in self.spec.targets],
-            torch.tensor([t.scale for t in self.spec.targets], dtype=torch.float64),
-            self.config.effort,
-            (low - self._low) / self._span,
-            (high - low) / self._span,
-            self.config.suppression,
-            self.config.steady,
+            t.columns, t.scale, t.effort, t.suppression, self.config.steady, t.zone_columns, t.zone_scale
         )
         self.planner = self._planner(energy)
 
@@ -84,7 +76,10 @@ class JepaMpc(LatentController):
         return decision
 
     def _problem(self, z: Tensor, position: Tensor, targets: Targets, forecast: Array | None) -> Problem:
-        problem = super()._problem(z, position, targets, forecast)
+        problem, t = super()._problem(z, position, targets, forecast), self._tuning
+        now = (self._reading(z) + problem.bias[:, 0])[:, t.columns]
+        course = t.reference(now, problem.targets)
+        problem = dataclasses.replace(problem, targets=course, zones=t.zones(targets), rest=t.rest(targets, self.batch))
         return dataclasses.replace(problem, goal=self._goal(problem))
 
     def _goal(self, problem: Problem) -> Tensor | None:
@@ -92,7 +87,7 @@ class JepaMpc(LatentController):
         target that is left out is where the model reads it now."""
         if self.goal is None:
             return None
-        reading = (self.model.read_out(problem.z) + problem.bias[:, 0])[:, None, self.planner.energy.columns]
+        reading = (self._reading(problem.z) + problem.bias[:, 0])[:, None, self.planner.energy.columns]
         targets = torch.where(problem.targets.isnan(), reading, problem.targets)
         d = self.model.denormalise(problem.dvs, "dvs").flatten(0, 1)
         samples = self.goal.windows(targets.flatten(0, 1), d).double()

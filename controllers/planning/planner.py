@@ -10,7 +10,8 @@ from torch import Tensor
 
 from controllers.planning.config import PlannerConfig
 from controllers.planning.levels import Levels
-from controllers.planning.problem import Constraints, Energy, Plan, Problem, Rollout, rank_key
+from controllers.planning.problem import Constraints, Energy, Plan, Problem, Rollout
+from controllers.planning.ranking import before, counted, least, ranking
 from models.world_model import WorldModel
 
 _PASSES = 6  # in which discrete MVs' plans are bettered sample by sample
@@ -35,9 +36,10 @@ class Clock:
 class Planner(ABC):
     """Plans for a batch of plants at once; a pure function of the problem and the warm start, each plant on its own.
 
-    Plans are ranked by violation of the guardrails, rank by rank, and only then by energy. The warm start and the fallback
-    always compete, as they are; what a planner searches itself is constant in `config.blocks`, so blocking never loses
-    a safe way that was there. Operator limits bind what is planned for the task. A way that keeps the guardrails better than any
+    Plans are ranked by violation of the guardrails, rank by rank, then by what is missing of their calibrated margins, rank by rank,
+    and only then by energy. The warm start and the fallback always compete, as they are, the fallback only where it breaks less of what
+    is required: a margin alone is no reason to give the task up. What a planner searches itself is constant in `config.blocks`, so
+    blocking never loses a safe way that was there. Operator limits bind what is planned for the task. A way that keeps the guardrails better than any
     inside them may use all that the spec allows: they never bar the fallback. The model is used in float64; `scale_u`, `shift_u` map scaled moves to its own normalisation.
     """
 
@@ -67,13 +69,12 @@ class Planner(ABC):
         plan = self._legal(problem, warm, deadline, trust_fallback)
         if not problem.narrow:
             return plan
-        broken = _counted(plan.violation)
+        broken = counted(plan.violation)
         some = broken.any(1).nonzero()[:, 0]
         if not len(some):
             return plan
         other = self._legal(problem.part(some).wide(), plan.rollout.moves[some], deadline, trust_fallback)
-        energy = torch.zeros_like(other.energy)
-        wins = rank_key(other.violation, energy) < rank_key(plan.violation[some], energy)
+        wins = before(counted(other.violation), broken[some])
         wins |= (broken[some, 0] > 0) & trust_fallback
         return _placed(plan, some, wins, other)
 
@@ -89,7 +90,9 @@ class Planner(ABC):
         wanted = plan.rollout.moves
         safe = self._rounded(problem, problem.fallback.expand_as(wanted))
         starts = [self._rounded(problem, m, carried) for m in (wanted, warm) for carried in (True, False)]
-        best = self._best_of(problem, torch.stack([*starts, safe], 1))
+        best, fallback = self._best_of(problem, torch.stack(starts, 1)), self.roll(problem, safe)[0]
+        lost = self._breaks_less(problem, fallback, self.roll(problem, best)[0])
+        best = torch.where(lost[:, None, None], safe, best)
         ours = [i for i in self.levels.at if problem.rate[i] > 0]
         for courses in (True, *[False] * _PASSES):
             before = best
@@ -105,8 +108,8 @@ class Planner(ABC):
                 best = self._best_of(problem, torch.cat([best[:, None], many], 1))
             if not courses and torch.equal(before, best):
                 break
-        rollout, fallback = self.roll(problem, best)[0], self.roll(problem, safe)[0]
-        broken = _counted(self._violation(problem, rollout))[:, 0] > 0
+        rollout = self.roll(problem, best)[0]
+        broken = counted(self._levels(problem, rollout))[:, 0] > 0
         rollout = choose(broken & trust_fallback, rollout, fallback)
         return self._worth(problem, rollout, torch.zeros_like(plan.converged), plan.late or clock.late)
 
@@ -126,28 +129,32 @@ class Planner(ABC):
     def _best_of(self, problem: Problem, moves: Tensor) -> Tensor:
         """Of several plans for each plant (batch x n x horizon x n_mv), the one that ranks best."""
         n = moves.shape[1]
-        violation, energy = self._play(problem.repeated(n), moves.flatten(0, 1))
-        at = rank_key(violation, energy).view(-1, n).argmin(1)
+        levels, energy = self._play(problem.repeated(n), moves.flatten(0, 1))
+        at = least(ranking(levels, energy).unflatten(0, (-1, n)))
         return moves[torch.arange(len(moves)), at]
 
     def _play(self, many: Problem, moves: Tensor) -> tuple[Tensor, Tensor]:
-        """Violation (n x rank) and energy (n,) of `moves` (n x horizon x n_mv)."""
+        """Levels (n x any, as `Constraints.levels`) and energy (n,) of `moves` (n x horizon x n_mv)."""
         parts = []
         for at in range(0, len(moves), _ROWS):
             part = many.part(slice(at, at + _ROWS))
             rollout = self.roll(part, moves[at : at + _ROWS])[0]
-            parts.append((self._violation(part, rollout), self._energy(part, rollout)))
-        violation, energy = (torch.cat(p) for p in zip(*parts, strict=True))
-        return violation, energy
+            parts.append((self._levels(part, rollout), self._energy(part, rollout)))
+        levels, energy = (torch.cat(p) for p in zip(*parts, strict=True))
+        return levels, energy
 
     def _within(self, problem: Problem, warm: Tensor, deadline: float | None, trust_fallback: bool) -> Plan:
         """`plan` inside the limits of `problem`, the fallback too."""
         clock = Clock(deadline)
         start, inputs = self.roll(problem, self.inside(problem, warm))
         fallback = self.roll(problem, self.inside(problem, problem.fallback.expand_as(warm)))[0]
-        best, key = self._better(problem, start, self._key(problem, start), fallback)
-        best, converged = self._search(problem, start, inputs, best, key, clock)
-        broken = _counted(self._violation(problem, best))[:, 0] > 0
+        lost = self._breaks_less(problem, fallback, start)
+        # What is at least as safe as the fallback is better than it.
+        key = self._key(problem, fallback)
+        key[:, key.shape[1] // 2 :] = torch.inf
+        key = torch.where(lost[:, None], key, self._key(problem, start))
+        best, converged = self._search(problem, start, inputs, choose(lost, start, fallback), key, clock)
+        broken = counted(self._levels(problem, best))[:, 0] > 0
         return self._worth(problem, choose(broken & trust_fallback, best, fallback), converged, clock.late)
 
     @abstractmethod
@@ -155,7 +162,7 @@ class Planner(ABC):
         self, problem: Problem, start: Rollout, inputs: Tensor, best: Rollout, key: Tensor, clock: Clock
     ) -> tuple[Rollout, Tensor]:
         """**Arguments:** the warm start and the predictor's inputs on it; `best`, the better of it and of the fallback,
-        and its `key` (batch,).
+        and its `key` (batch x any, `ranking`).
 
         **Returns:** the best plan seen while `clock` allowed, never worse than `best`, and whether it has converged
         (batch,).
@@ -199,30 +206,32 @@ class Planner(ABC):
         sums = moves.new_zeros(len(moves), len(self._lengths), moves.shape[2]).index_add_(1, self._block, moves)
         return self.inside(problem, sums / self._lengths[:, None])[:, self._block]
 
-    def _violation(self, problem: Problem, rollout: Rollout) -> Tensor:
+    def _levels(self, problem: Problem, rollout: Rollout) -> Tensor:
         if not (self.config.guardrails and len(self.constraints)):
-            return torch.zeros(rollout.moves.shape[0], 1, dtype=rollout.moves.dtype)
-        return self.constraints.violation(rollout.margins, problem.required)
+            return torch.zeros(rollout.moves.shape[0], 2, dtype=rollout.moves.dtype)
+        return self.constraints.levels(rollout.margins, problem)
+
+    def _breaks_less(self, problem: Problem, one: Rollout, other: Rollout) -> Tensor:
+        """Where (batch,) `one` breaks less than `other` of what is required, margins not counted."""
+        hard = [counted(self._levels(problem, r)).chunk(2, 1)[0] for r in (one, other)]
+        return before(*hard)
 
     def _worth(self, problem: Problem, rollout: Rollout, converged: Tensor, late: bool) -> Plan:
         terms = self.energy.terms(rollout, problem)
         total = torch.stack(list(terms.values())).sum(0)
-        return Plan(rollout, self._violation(problem, rollout), total, terms, converged, late)
+        violation, shortfall = self._levels(problem, rollout).chunk(2, 1)
+        return Plan(rollout, violation, shortfall, total, terms, converged, late)
 
     def _energy(self, problem: Problem, rollout: Rollout) -> Tensor:
         return torch.stack(list(self.energy.terms(rollout, problem).values())).sum(0)
 
     def _key(self, problem: Problem, rollout: Rollout) -> Tensor:
-        return rank_key(self._violation(problem, rollout), self._energy(problem, rollout))
+        return ranking(self._levels(problem, rollout), self._energy(problem, rollout))
 
     def _better(self, problem: Problem, best: Rollout, key: Tensor, other: Rollout) -> tuple[Rollout, Tensor]:
         new = self._key(problem, other)
-        return choose(new < key, best, other), torch.minimum(new, key)
-
-
-def _counted(violation: Tensor) -> Tensor:
-    """Violation by rank (batch x rank) in the hundredths of a scale that count."""
-    return (violation.nan_to_num(torch.inf) * 100).floor()
+        wins = before(new, key)
+        return choose(wins, best, other), torch.where(wins[:, None], new, key)
 
 
 def _placed(plan: Plan, at: Tensor, wins: Tensor, other: Plan) -> Plan:
@@ -238,6 +247,7 @@ def _placed(plan: Plan, at: Tensor, wins: Tensor, other: Plan) -> Plan:
     return Plan(
         Rollout(*(put(a, b) for a, b in rollouts)),
         put(plan.violation, other.violation),
+        put(plan.shortfall, other.shortfall),
         put(plan.energy, other.energy),
         {name: put(term, other.terms[name]) for name, term in plan.terms.items()},
         put(plan.converged, other.converged),

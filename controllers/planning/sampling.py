@@ -14,7 +14,8 @@ from torch import Tensor
 
 from controllers.planning.config import PlannerConfig
 from controllers.planning.planner import Clock, Planner
-from controllers.planning.problem import Energy, Problem, Rollout, rank_key
+from controllers.planning.problem import Energy, Problem, Rollout
+from controllers.planning.ranking import before, counted, least, order, ranking
 from models.world_model import WorldModel
 
 _COLOUR = 2.0  # power of the noise falls as 1/f^2: moves that hang together reach further than white ones
@@ -42,11 +43,11 @@ class SamplingPlanner(Planner):
 
     @abstractmethod
     def _move(
-        self, problem: Problem, at: int, mean: Tensor, spread: Tensor, moves: Tensor, violation: Tensor, energy: Tensor
+        self, problem: Problem, at: int, mean: Tensor, spread: Tensor, moves: Tensor, levels: Tensor, energy: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """After iteration `at`: mean and spread (batch x blocks x n_mv) of the next one's draw, and what to play again in
-        it (batch x any x blocks x n_mv), from the `moves` (batch x n x blocks x n_mv) played now, their violation (batch x n
-        x rank) and energy (batch x n)."""
+        it (batch x any x blocks x n_mv), from the `moves` (batch x n x blocks x n_mv) played now, their levels (batch x n
+        x any, `Constraints.levels`) and energy (batch x n)."""
 
     def _search(
         self, problem: Problem, start: Rollout, inputs: Tensor, best: Rollout, key: Tensor, clock: Clock
@@ -55,7 +56,7 @@ class SamplingPlanner(Planner):
         mean = self.blocked(problem, start.moves)[:, first]
         reach = torch.minimum(problem.high - problem.low, problem.rate * self.config.horizon).expand_as(mean)
         spread, again = _SPREAD * reach, problem.previous[:, None, None].expand_as(mean[:, None])
-        found, least = start.moves, torch.full_like(key, torch.inf)
+        found, known = start.moves, torch.full_like(key, torch.inf)
         plants = torch.arange(len(mean))
         for i, noise in enumerate(self._noise):
             if not clock.another():
@@ -65,13 +66,15 @@ class SamplingPlanner(Planner):
             n = moves.shape[1]
             many = problem.repeated(n)
             moves = self.inside(many, moves.flatten(0, 1))
-            violation, energy = self._play(many, moves[:, self._block])
-            moves, violation, energy = (v.unflatten(0, (-1, n)) for v in (moves, violation, energy))
-            ranked = rank_key(violation.flatten(0, 1), energy.flatten()).view(-1, n)
-            this, at = ranked.min(1)
-            found = torch.where((this < least)[:, None, None], moves[plants, at][:, self._block], found)
-            least = torch.minimum(this, least)
-            mean, spread, again = self._move(problem, i, mean, spread, moves, violation, energy)
+            levels, energy = self._play(many, moves[:, self._block])
+            moves, levels, energy = (v.unflatten(0, (-1, n)) for v in (moves, levels, energy))
+            ranked = ranking(levels, energy)
+            at = least(ranked)
+            this = ranked[plants, at]
+            wins = before(this, known)
+            found = torch.where(wins[:, None, None], moves[plants, at][:, self._block], found)
+            known = torch.where(wins[:, None], this, known)
+            mean, spread, again = self._move(problem, i, mean, spread, moves, levels, energy)
             spread = spread.clamp(min=_FLOOR * reach)
         best, _ = self._better(problem, best, key, self.roll(problem, found)[0])
         return best, torch.zeros(len(mean), dtype=torch.bool)
@@ -81,43 +84,41 @@ class IcemPlanner(SamplingPlanner):
     """Mean and deviation of the best tenth; a part of those is played again with the next, smaller draw."""
 
     def _move(
-        self, problem: Problem, at: int, mean: Tensor, spread: Tensor, moves: Tensor, violation: Tensor, energy: Tensor
+        self, problem: Problem, at: int, mean: Tensor, spread: Tensor, moves: Tensor, levels: Tensor, energy: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         count = max(int(_ELITES * len(self._noise[at])), 4)
-        ranked = rank_key(violation.flatten(0, 1), energy.flatten()).view(energy.shape)
-        order = ranked.topk(count, dim=1, largest=False).indices
-        elites = moves[torch.arange(len(moves))[:, None], order]
+        elites = moves[torch.arange(len(moves))[:, None], order(ranking(levels, energy))[:, :count]]
         mean = _INERTIA * mean + (1 - _INERTIA) * elites.mean(1)
         spread = _INERTIA * spread + (1 - _INERTIA) * elites.std(1, correction=0)
         return mean, spread, elites[:, : max(int(_KEPT * count), 1)]
 
 
 class MppiPlanner(SamplingPlanner):
-    """Mean weighted by exp(-excess / temperature) over the candidates that keep every guardrail; where none does, over all,
-    the violation of the lowest rank that is broken in the energy's place. The temperature is a share of the mean excess:
+    """Mean weighted by exp(-excess / temperature) over the candidates that keep every guardrail and margin; where none does, over
+    all, the violation of the gravest level that is broken in the energy's place. The temperature is a share of the mean excess:
     energies near a target are hundredths of those far from it. The draw narrows by the iteration."""
 
     def _move(
-        self, problem: Problem, at: int, mean: Tensor, spread: Tensor, moves: Tensor, violation: Tensor, energy: Tensor
+        self, problem: Problem, at: int, mean: Tensor, spread: Tensor, moves: Tensor, levels: Tensor, energy: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        weight = weights(violation, energy, _TEMPERATURE)
+        weight = weights(levels, energy, _TEMPERATURE)
         return (weight[..., None, None] * moves).sum(1), _COOLING * spread, moves[:, :0]
 
 
-def weights(violation: Tensor, energy: Tensor, temperature: float) -> Tensor:
-    """`violation` (batch x n x rank), `energy` (batch x n) -> (batch x n), sum 1: only candidates that break no rank more than
-    the one that ranks best have any, but in the first rank which that one breaks, where the lesser violation weighs more."""
-    counted = (violation.nan_to_num(1e4) * 100).floor()
+def weights(levels: Tensor, energy: Tensor, temperature: float) -> Tensor:
+    """`levels` (batch x n x any), the gravest first, `energy` (batch x n) -> (batch x n), sum 1: only candidates that break no level
+    more than the one that ranks best have any, but in the first level which that one breaks, where the lesser violation weighs more."""
+    broken_by = counted(levels).clamp(max=1e6)
     cost, allowed, open_ = (
         energy.nan_to_num(9e3),
         torch.ones_like(energy, dtype=torch.bool),
         torch.ones_like(energy[:, :1]),
     )
-    for r in range(violation.shape[-1]):
-        least = torch.where(allowed, counted[..., r], torch.inf).amin(1, keepdim=True)
-        broken = (least > 0) & (open_ > 0)
-        cost = torch.where(broken, counted[..., r], cost)
-        allowed &= (counted[..., r] == 0) | broken | (open_ == 0)
+    for level in broken_by.unbind(-1):
+        fewest = torch.where(allowed, level, torch.inf).amin(1, keepdim=True)
+        broken = (fewest > 0) & (open_ > 0)
+        cost = torch.where(broken, level, cost)
+        allowed &= (level == 0) | broken | (open_ == 0)
         open_ = torch.where(broken, 0.0, open_)
     excess = torch.where(allowed, cost - torch.where(allowed, cost, torch.inf).amin(1, keepdim=True), torch.inf)
     scale = excess.where(allowed, 0.0).sum(1, keepdim=True) / allowed.sum(1, keepdim=True)

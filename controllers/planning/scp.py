@@ -13,7 +13,8 @@ from torch import Tensor
 from controllers.planning import qp
 from controllers.planning.config import PlannerConfig
 from controllers.planning.planner import Clock, Planner, choose
-from controllers.planning.problem import Energy, Problem, Rollout
+from controllers.planning.problem import Energy, Problem, Rollout, late_weights
+from controllers.planning.ranking import before, counted
 from models.world_model import WorldModel
 
 HARD = 100.0  # price of a limit on a move, in energy per span: far above anything the task can pay
@@ -71,16 +72,16 @@ class ScpPlanner(Planner):
             rollout, inputs = self.roll(problem, moves)
             best, key = self._better(problem, best, key, rollout)
             energies.append(self._energy(problem, rollout))
-        # The last point may break a guardrail by a hair, and then loses to a plan that wants nothing of the sort: the way
+        # The last point may break a guardrail, or a margin, by a hair, and then loses to a plan that wants nothing of the sort: the way
         # from the best plan towards it is searched for how far one may go.
         origin = best.moves
-        broken = (self._violation(problem, rollout) * 100 >= 1).any(1)
+        broken = (counted(self._levels(problem, rollout)) > 0).any(1)
         if bool(broken.any()) and not clock.late:
             for share in _SHARES:
                 part = self.roll(problem, self.blocked(problem, origin + share * (moves - origin)))[0]
                 new = self._key(problem, part)
-                best = choose(broken & (new < key), best, part)
-                key = torch.where(broken, torch.minimum(new, key), key)
+                wins = broken & before(new, key)
+                best, key = choose(wins, best, part), torch.where(wins[:, None], new, key)
         settled = torch.zeros_like(energies[0], dtype=torch.bool)
         if len(energies) > 2:
             settled = (energies[-1] - energies[-2]).abs() <= 0.01 * (0.1 + energies[-2].abs())
@@ -94,14 +95,20 @@ class ScpPlanner(Planner):
         gain = self.model.read_out_head.weight * self.model.channel_std[: self.model.n_measured, None]
         tracking = self.energy.convex(rollout, problem, sens, gain)
         rows, offset = [tracking.rows], [tracking.offset]
-        low, high = [torch.full_like(offset[0], -1.0)], [torch.full_like(offset[0], 1.0)]
+        low, high = [tracking.low], [tracking.high]
         if self.config.guardrails and len(self.constraints):
-            jac = self.constraints.jacobian(self.model, rollout.z[:, 1:])
-            rows.append((-jac @ sens).flatten(1, 2))
-            offset.append((problem.required + BACK_OFF - rollout.margins).flatten(1))
-            price = torch.tensor([PRICE[min(int(r), 3) - 1] for r in self.constraints.rank], dtype=dtype)
-            high.append(price.repeat(h).expand(batch, -1))
-            low.append(torch.zeros_like(high[-1]))
+            slope = -self.constraints.jacobian(self.model, rollout.z[:, 1:]) @ sens
+            past = problem.required + BACK_OFF - rollout.margins
+            price = torch.tensor([PRICE[min(int(r), 3) - 1] for r in self.constraints.rank], dtype=dtype).expand(h, -1)
+            parts = [(slope, past, price)]
+            if problem.calibrated is not None:  # a limit's margin has a price of its own, near steps a higher one
+                only, short = slice(len(self.constraints.limit)), past + problem.calibrated
+                parts.append((slope[:, :, only], short[..., only], price[:, only] * late_weights(past)[:, None]))
+            for slope, past, price in parts:
+                rows.append(slope.flatten(1, 2))
+                offset.append(past.flatten(1))
+                high.append(price.flatten().expand(batch, -1))
+                low.append(torch.zeros_like(high[-1]))
         flat, first = rollout.moves.flatten(1), self._first
         difference = self._difference.expand(batch, n, n)
         change = (difference @ flat[..., None])[..., 0]
@@ -115,10 +122,11 @@ class ScpPlanner(Planner):
         high.append(torch.full((batch, len(bounds) * len(first)), HARD, dtype=dtype))
         low.append(torch.zeros_like(high[-1]))
 
-        e, s = self.energy, self.energy.suppression
-        weight = 2 * e.effort / e.effort_span.repeat(h) ** 2
-        p = tracking.p + torch.diag_embed((weight + PROXIMAL).expand(batch, n)) + 2 * s * (difference.mT @ difference)
-        q = tracking.q + weight * (flat - e.effort_low.repeat(h)) + 2 * s * (difference.mT @ change[..., None])[..., 0]
+        e = self.energy
+        weight = 2 * e.weights(problem).flatten(1)
+        suppressed = 2 * difference.mT * e.suppression.repeat(h)
+        p = tracking.p + torch.diag_embed(weight + PROXIMAL) + suppressed @ difference
+        q = tracking.q + weight * (flat - e.reference(problem).flatten(1)) + (suppressed @ change[..., None])[..., 0]
         ours = (problem.rate > 0).to(dtype).repeat(h)
         a, q = torch.cat(rows, 1) * ours, q * ours
         if self.config.blocks:

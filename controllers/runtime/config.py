@@ -57,6 +57,8 @@ class SupervisorConfig(_Strict):
       the tag's range: about what a good instrument cannot tell). Up to it a RECOVERY plan is executed; above it the safe values
       are sent instead, and after `recovery_samples` the loop sheds.
     - `guardrail_samples`: readings past a guardrail of rank 2 or lower; rank 1 sheds at the first.
+    - `near_limit`: in scales of a guardrail. A TIGHT plan keeps every limit, not every calibrated margin: it is executed, with a low
+      alarm. Where a reading is nearer to its limit than this under such plans for `guardrail_samples`, the loop sheds.
     - `limit_ramp`: share of an MV's limits by which an operator limit moves a sample.
     - `rearm_samples`: samples after which an optional MV whose own loop took it away and came back is moved again.
     - `return_to_auto`: `automatic` returns by itself after `return_samples` samples that meet every condition, and after a
@@ -74,6 +76,7 @@ class SupervisorConfig(_Strict):
     readback_samples: Count = 2
     recovery_violation: Annotated[float, Field(ge=0)] = 1.0
     recovery_samples: Count = 5
+    near_limit: Annotated[float, Field(ge=0)] = 1.0
     guardrail_samples: Count = 3
     limit_ramp: Share = 0.05
     rearm_samples: Count = 2

@@ -34,6 +34,18 @@ def past_guardrails(spec: PlantSpec, o: Observed) -> list[tuple[Guardrail, str]]
     return found
 
 
+def near_guardrails(spec: PlantSpec, config: SupervisorConfig, o: Observed) -> list[str]:
+    """Limits that a TIGHT plan keeps and that the readings are near already, in words; none under any other plan."""
+    if o.decision is None or o.decision.status[0] is not Status.TIGHT:
+        return []
+    found = []
+    for g in spec.guardrails:
+        value = o.inputs.values.get(g.tag, math.nan) if o.inputs else math.nan
+        if g.margin(value) < config.near_limit * spec.scale(g):
+            found.append(f"the plan is TIGHT and {g.tag} is {value:.5g}, near its limit {g.limit:g} ({g.name})")
+    return found
+
+
 def plant_blockers(spec: PlantSpec, config: SupervisorConfig, o: Observed, unable: Mapping[str, str]) -> list[str]:
     """Why the plant cannot be moved now, by whomever. `unable`: MVs that do not take moves."""
     assert o.sample is not None
@@ -66,8 +78,9 @@ def plan_blockers(spec: PlantSpec, config: SupervisorConfig, o: Observed) -> lis
     if d is None:
         late = "the last plan was late" if o.late else "there is no plan yet: select ADVISORY first"
         return [*why, o.defect or late]
-    if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE):
+    if d.status[0] not in (Status.OPTIMAL, Status.FEASIBLE, Status.TIGHT):
         why.append(f"the plan is {d.status[0]}{said(d)}")
+    why += near_guardrails(spec, config, o)
     if o.surprise is not None and o.surprise.score > config.surprise_to_enter:
         why.append(f"the model is surprised ({o.surprise.text}), at most {config.surprise_to_enter:g} is allowed")
     return why

@@ -62,6 +62,7 @@ def plan_conditions(
     if d is not None and status in (Status.RECOVERY, Status.INFEASIBLE, Status.FALLBACK):
         text = f"The plan is {status}, worst violation {d.violation[0]:.3g} scales{said(d)}"
     yield "plan", Severity.HIGH, text
+    yield "tight", Severity.LOW, f"The plan is TIGHT{said(d)}" if d is not None and status is Status.TIGHT else ""
     sound = d is not None and status in (Status.OPTIMAL, Status.FEASIBLE)
     yield "target", Severity.LOW, said(d).removeprefix(": ") if d is not None and sound else ""
     high = o.surprise is not None and o.surprise.score > config.surprise_to_enter

@@ -10,7 +10,15 @@ from controllers.runtime.alarms import AlarmList, Event, Severity
 from controllers.runtime.clamp import MoveClamp
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.fallback import Fallback
-from controllers.runtime.gate import CRITICAL_RANK, past_guardrails, plan_blockers, plant_blockers, readbacks, said
+from controllers.runtime.gate import (
+    CRITICAL_RANK,
+    near_guardrails,
+    past_guardrails,
+    plan_blockers,
+    plant_blockers,
+    readbacks,
+    said,
+)
 from controllers.runtime.observed import NOT_OURS, Action, Cause, Observed
 from controllers.runtime.partial import PartialService
 from controllers.runtime.quality import Inputs
@@ -135,7 +143,7 @@ class Supervisor:
         self._wire.forget()
         self._strayed = {}
         for key in self._counts:
-            if key.startswith(("late", "recovery", "surprise", "readback", "auto")):
+            if key.startswith(("late", "recovery", "near", "surprise", "readback", "auto")):
                 self._counts[key] = 0
 
     def disown(self) -> None:
@@ -264,6 +272,7 @@ class Supervisor:
         d = o.decision
         broken = d is not None and d.status[0] is Status.RECOVERY and d.violation[0] > self._config.recovery_violation
         self._count("recovery", broken or (d is not None and d.status[0] is Status.FALLBACK))
+        self._count("near", bool(near_guardrails(self._spec, self._config, o)))
         self._count("surprise", o.surprise is not None and o.surprise.score > self._config.surprise_to_shed)
         past = [g.name for g, _ in past_guardrails(self._spec, o)]
         for g in self._spec.guardrails:
@@ -319,6 +328,8 @@ class Supervisor:
         for g, text in past_guardrails(self._spec, o):
             if g.rank <= CRITICAL_RANK or n[f"guardrail:{g.name}"] >= c.guardrail_samples:
                 return Cause.GUARDRAIL, text
+        if n["near"] >= c.guardrail_samples:
+            return Cause.GUARDRAIL, "; ".join(near_guardrails(self._spec, c, o))
         if o.defect:
             return Cause.ANSWER, o.defect
         if n["late"] >= c.late_plans:

@@ -20,15 +20,18 @@ from models.config import ModelConfig
 from models.windows import Scale
 from models.world_model import WorldModel
 from plant.spec import load_spec
+from plant.wants import Zone
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 BATCH, HORIZON = 24, 10
 SHAPE = ModelConfig(window=3, latent=5, encoder_width=16, predictor_width=20, head_width=12, horizon=HORIZON)
 
 
-def planners(plant: str, energy: str = "tracking", **config: Any) -> tuple[CompiledScpPlanner, ScpPlanner]:
+def planners(
+    plant: str, energy: str = "tracking", zones: tuple[Zone, ...] = (), **config: Any
+) -> tuple[CompiledScpPlanner, ScpPlanner]:
     """Of a model with weights at random whose sizes fill no vector."""
-    spec = load_spec(plant)
+    spec = load_spec(plant).model_copy(update={"zones": zones})
     torch.manual_seed(5)
     channels = len(spec.measured) + len(spec.dvs) + len(spec.mvs)
     tags = [*spec.measured, *spec.dvs, *spec.mvs]
@@ -90,6 +93,30 @@ def test_both_planners_make_the_same_plans(plant: str, options: dict[str, Any], 
     torch.testing.assert_close(one.energy, other.energy, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(one.violation, other.violation, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(one.rollout.moves, other.rollout.moves, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"blocks": (1, 2, 4)}, {"steady": 2.0}], ids=str)
+@pytest.mark.parametrize("required", [-5.0, 0.0])
+def test_margins_zones_and_resting_values_are_the_same_too(options: dict[str, Any], required: float) -> None:
+    zones = (
+        Zone(tag="Ca", low=1.0, high=1.4, limits=(0.0, 6.0), rank=2),
+        Zone(tag="T_R", high=134.0, limits=(20.0, 200.0), scale=0.5),
+        Zone(tag="T_K", low=128.0, limits=(20.0, 200.0)),
+    )
+    compiled, tensors = planners("vandevusse", zones=zones, work={"F": 0.3}, **options)
+    open_ = torch.nan
+    problem = dataclasses.replace(
+        problem_of(compiled, required),
+        zones=torch.tensor([[1.0, 1.4], [open_, 134.0], [128.0, open_]]).double(),
+        rest=torch.tensor([[0.5, open_]]).double().expand(BATCH, -1),
+        calibrated=torch.rand(BATCH, HORIZON, len(compiled.constraints), dtype=torch.float64) * 20.0,
+    )
+    one, other = plans(compiled, problem), plans(tensors, problem)
+    for name in ("violation", "shortfall", "energy"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.rollout.moves, other.rollout.moves, rtol=0, atol=2e-3)
+    assert (one.shortfall > 0).any()
+    assert (one.terms["zones"] > 0).any()
 
 
 def test_the_nearest_moves_are_the_same_too() -> None:

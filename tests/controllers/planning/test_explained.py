@@ -57,7 +57,8 @@ def test_a_start_that_nothing_saves(trained: WorldModel) -> None:
     assert decision.moves == SAFE
     assert decision.violation > 0
     assert "high_temperature" in decision.why[0]
-    assert "short of its margin" in decision.why[0]
+    assert "falls short of what brings the plant back by" in decision.why[0]
+    assert " K in 1 sample (26 s), whatever is done" in decision.why[0]
 
 
 def test_a_target_outside_reach(trained: WorldModel) -> None:

@@ -21,12 +21,12 @@ ASKED = Targets(np.full((2, 1, 1), 0.87), np.array([290.0]), np.array([310.0]))
 
 
 def _margins(controller: JepaMpc, observation: Observation) -> np.ndarray:
-    """Required of both plants at the first step (2,), K."""
+    """To be kept by both plants at the first step (2,), K."""
     kept = []
     plan = controller.planner.plan
 
     def spy(problem, *rest, **more):
-        kept.append(problem.required[:, 0, 0].numpy().copy())
+        kept.append((problem.required + problem.calibrated)[:, 0, 0].numpy().copy())
         return plan(problem, *rest, **more)
 
     controller.planner.plan = spy  # type: ignore[method-assign]

@@ -18,7 +18,8 @@ from controllers.planning import compiled
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
 from controllers.planning.planner import Planner
-from controllers.planning.problem import Problem, Rollout, rank_key
+from controllers.planning.problem import Problem, Rollout
+from controllers.planning.ranking import before, least, order, ranking
 from controllers.planning.scp import ScpPlanner
 from models.world_model import WorldModel
 from plant.native import CompilerError
@@ -199,20 +200,25 @@ def test_a_hostile_energy_cannot_buy_a_violation(trained: WorldModel) -> None:
 
 
 def test_first_rank_is_bought_by_no_other_rank_and_no_energy() -> None:
-    violation = torch.tensor([[0.02, 0.0], [0.0, 90.0], [0.0, 0.02], [0.0, 0.0], [0.0, 0.0]]).double()
-    energy = torch.tensor([0.0, 0.0, 0.0, 8e3, 1.0]).double()
-    key = rank_key(violation, energy)
-    assert key.argsort(descending=True).tolist() == [0, 1, 2, 3, 4]
+    double = torch.float64
+    levels = torch.tensor([[0.02, 0.0], [0.0, 1e9], [0.0, 0.02], [0.0, 0.0], [0.0, 0.009]], dtype=double)
+    energy = torch.tensor([0.0, 0.0, 0.0, 1e12, 1e12 + 1], dtype=double)
+    key = ranking(levels, energy)
+    assert order(key[None])[0].tolist() == [3, 4, 2, 1, 0], "less than a hundredth of a scale is left to the energy"
+    assert least(key[None]).tolist() == [3]
+    assert before(key[3], key[4])
+    assert not before(key[4], key[3])
+    assert not before(key[3], key[3])
 
 
 def test_what_is_not_a_number_ranks_last() -> None:
     """Else a warm start that blew up could never be replaced by the fallback."""
-    key = rank_key(
-        torch.tensor([[torch.nan], [torch.inf], [50.0], [0.0]]).double(), torch.tensor([1.0, 1.0, torch.nan, torch.nan]).double()
-    )  # fmt: skip
-    assert torch.isfinite(key).all()
-    assert key[0] >= key[1] > key[2] > key[3]
-    assert key[3] > rank_key(torch.zeros(1, 1).double(), torch.tensor([1e3]).double())[0]
+    key = ranking(
+        torch.tensor([[torch.nan], [torch.inf], [50.0], [0.0], [0.0]]).double(),
+        torch.tensor([1.0, 2.0, torch.nan, torch.nan, 1e3]).double(),
+    )
+    assert not key.isnan().any()
+    assert order(key[None])[0].tolist() == [4, 3, 2, 0, 1]
 
 
 @given(seed=st.integers(0, 10_000), demand=st.floats(-40.0, 3.0))
@@ -320,7 +326,7 @@ def test_energy_terms_are_priced(trained: WorldModel, name: str) -> None:
     terms = []
     for price in (0.0, 1.0):
         planner = planner_of(trained, **{name: price})
-        problem = at_state(planner, ca=0.87, t=324.5, target=0.89, move=304.0)
+        problem = at_state(planner, ca=0.87, t=324.5, target=0.89, move=304.0, rest=torch.zeros(1, 1).double())
         plan = planner.plan(problem, cold(problem, 12))
         torch.testing.assert_close(torch.stack(list(plan.terms.values())).sum(0), plan.energy)
         moves = torch.cat([problem.previous[:, None], plan.rollout.moves], 1)

@@ -14,6 +14,7 @@ import pytest
 
 from controllers.baselines.standby import Standby
 from controllers.contracts import Mode, Status
+from controllers.runtime.alarms import Severity
 from historian.store import Historian
 from plant.errors import HistorianError
 from plant.link import PlantMode, Quality, Receipt
@@ -228,6 +229,38 @@ async def test_bad_plan_sheds_after_its_count(make_rig, answer_with, scripted, c
     assert rig.mode is Mode.AUTO
     await rig.cycle()
     await shed_state(rig, text)
+
+
+async def test_a_tight_plan_is_executed_with_a_low_alarm_and_sheds_only_near_the_limit_itself(
+    make_rig, answer_with, scripted
+):
+    """Its margin is short for as long as it likes; what counts is the reading, by one scale of the guardrail (1.5 degC)."""
+    short = {
+        "status": (Status.TIGHT,),
+        "margins": np.full((1, 4, 2), -20.0),
+        "why": ("warm keeps 3 of its margin of 23 degC",),
+    }
+    controller = scripted(lambda o: answer_with(30.0, **short))
+    rig = await make_rig(controller)
+    await rig.auto()
+    controller.answer = lambda o: answer_with(31.0, **short)
+    await rig.cycle(20)
+    assert rig.mode is Mode.AUTO
+    assert rig.link.written[-1]["U"] == pytest.approx(31.0)
+    alarm = next(a for a in rig.loop.supervisor.alarms if a.key == "tight" and a.active)
+    assert (alarm.severity, alarm.message) == (Severity.LOW, "The plan is TIGHT: warm keeps 3 of its margin of 23 degC")
+    assert "plan" not in rig.alarms()
+    now = rig.link.heater.T
+    rig.link.faults["T"] = lambda v: replace(v, value=v.value + 84.2 - now)
+    await rig.cycle(2)
+    assert rig.mode is Mode.AUTO
+    await rig.cycle()
+    await shed_state(rig, "the plan is TIGHT and T is 84")
+    assert "near its limit 85 (warm)" in rig.reason
+    controller.answer = lambda o: answer_with(31.0)
+    rig.link.faults.clear()
+    await rig.cycle(2)
+    assert "tight" not in rig.alarms()
 
 
 async def test_small_violation_is_executed_and_alarmed_and_a_large_one_goes_safe(make_rig, answer_with, scripted):

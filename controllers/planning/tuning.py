@@ -1,0 +1,94 @@
+"""What a plant is wanted to do, in numbers that every planner shares: scales, weights by rank, zones, resting values, response."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controllers.contracts import Array, Targets
+from controllers.planning.config import PlannerConfig
+from plant.errors import ControlError
+from plant.spec import PlantSpec
+
+_RANK = 0.1  # a target or zone of the next rank weighs this share of one of the rank before
+
+
+class Tuning:
+    """Of `spec` under `config`: `columns` of the targets and `zone_columns` of the zones among the measurements, `scale` (n_target)
+    and `zone_scale` (n_zone) one unit of error, in the tag's unit, by the weight of its rank; `effort` and `suppression` (n_mv) of
+    moves scaled 0..1.
+
+    Raises `ControlError` where `config` names a CV without a target, or what is no MV.
+    """
+
+    def __init__(self, spec: PlantSpec, config: PlannerConfig) -> None:
+        self._spec, self._config = spec, config
+        names, mvs = [t.name for t in spec.measured], [t.name for t in spec.mvs]
+        for field, known, what in (
+            ("response_s", [t.tag for t in spec.targets], "CVs with a target"),
+            ("work", mvs, "MVs"),
+        ):
+            if unknown := sorted(set(getattr(config, field)) - set(known)):
+                raise ControlError(
+                    f"{field} of {', '.join(unknown)}",
+                    f"planner of {spec.name}",
+                    f"The {what} are {', '.join(known) or 'none'}.",
+                )
+        ranks = sorted({wanted.rank for wanted in (*spec.targets, *spec.zones)})
+        self.columns, self.zone_columns = (
+            [names.index(w.tag) for w in wanted] for wanted in (spec.targets, spec.zones)
+        )
+        self.scale = _double([spec.target_scale(t) / _RANK ** ranks.index(t.rank) for t in spec.targets])
+        self.zone_scale = _double([spec.zone_scale(z) / _RANK ** ranks.index(z.rank) for z in spec.zones])
+        moves = [t.move for t in spec.mvs if t.move]
+        self._low, self._span = _double([m.limits[0] for m in moves]), _double([m.span for m in moves])
+        self._rest = np.array([math.nan if m.rest is None else m.rest for m in moves])
+        self.effort = torch.full_like(self._span, config.effort)
+        if config.effort_range is not None:
+            low, high = config.effort_range
+            self._rest = np.full(len(moves), low)
+            self.effort = self.effort * (self._span / (high - low)) ** 2
+        self.suppression = _double([config.work[mv] ** -2 if mv in config.work else config.suppression for mv in mvs])
+        step = spec.sample_time_s
+        self._left = _double([math.exp(-step / config.response_s.get(t.tag, 0.0)) if t.tag in config.response_s else 0.0
+                              for t in spec.targets])  # fmt: skip
+        self._dead = torch.tensor([round(spec.tag(t.tag).dead_time_s / step) for t in spec.targets])
+
+    def zones(self, targets: Targets) -> Tensor | None:
+        """Low and high of every zone (n_zone x 2), the tags' units, NaN where a side is open; None where the plant has none."""
+        if not self._spec.zones:
+            return None
+        if targets.zones is not None:
+            return _double(targets.zones)
+        return _double([[math.nan if v is None else v for v in (z.low, z.high)] for z in self._spec.zones])
+
+    def rest(self, targets: Targets, batch: int) -> Tensor | None:
+        """Where the MVs rest (batch x n_mv, scaled), inside the operator limits, NaN where nowhere; None where none rests."""
+        rest = self._rest if targets.rest is None else np.asarray(targets.rest, dtype=np.float64)
+        if np.isnan(rest).all():
+            return None
+        return self.scaled(np.clip(rest, targets.move_low, targets.move_high)).expand(batch, -1)
+
+    def scaled(self, moves: Array) -> Tensor:
+        """Moves (... x n_mv), the tags' units -> 0..1."""
+        return (_double(moves) - self._low) / self._span
+
+    def reference(self, now: Tensor, wanted: Tensor) -> Tensor:
+        """The course from the readings `now` (batch x n_target) to the targets `wanted` (batch x horizon x n_target): a lag of
+        `response_s` from when the reading can first answer; `wanted` itself for CVs that have none."""
+        if not bool((self._left > 0).any()):
+            return wanted
+        course, at = [], now
+        for k in range(wanted.shape[1]):
+            at = torch.where(k < self._dead, at, wanted[:, k] + self._left * (at - wanted[:, k]))
+            course.append(torch.where(self._left > 0, at, wanted[:, k]))
+            at = torch.where(wanted[:, k].isnan(), now, at)
+        found = torch.stack(course, 1)
+        return torch.where(wanted.isnan() | found.isnan(), wanted, found)
+
+
+def _double(values: object) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64))
