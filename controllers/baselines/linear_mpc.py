@@ -201,12 +201,13 @@ class LinearMpc:
         unit = torch.ones_like(asked)
         rows = (gain[:, t.columns] / t.scale[:, None]).flatten(0, 1) * asked[:, None]
         terms = [(rows, error.flatten(1), -unit, unit)]
-        for side, sign in ((1, 1.0), (0, -1.0)) if zones is not None else ():
-            some = [i for i, v in enumerate(zones[:, side].tolist()) if v == v]
+        for side, sign in ((1, 1.0), (0, -1.0)):
+            edges = [] if zones is None else zones[:, side].tolist()
+            some = [i for i, edge in enumerate(edges) if edge == edge]
             at, scale = [t.zone_columns[i] for i in some], sign * t.zone_scale[some]
+            past = (free[..., at] - _double([edges[i] for i in some])) / scale
             unit = torch.ones(h * len(some)).double()
-            past = ((free[..., at] - zones[some, side]) / scale).flatten(1)
-            terms.append(((gain[:, at] / scale[:, None]).flatten(0, 1), past, 0 * unit, unit))
+            terms.append(((gain[:, at] / scale[:, None]).flatten(0, 1), past.flatten(1), 0 * unit, unit))
         if c.guardrails and self._rails:
             past, slope = c.guard - self._margins(free), self._sign / self._rail_scale
             rows, price = (gain[:, self._watched] * slope[:, None]).flatten(0, 1), self._price.repeat(h)

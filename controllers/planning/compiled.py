@@ -45,7 +45,18 @@ class _Setup(ctypes.Structure):
         ("head", _Net * 2),
         *(
             (n, _Double)
-            for n in ("scale_u", "shift_u", "gain", "level", "suppression", "target_scale", "zone_scale", "late")
+            for n in (
+                "scale_u",
+                "shift_u",
+                "z_low",
+                "z_high",
+                "gain",
+                "level",
+                "suppression",
+                "target_scale",
+                "zone_scale",
+                "late",
+            )
         ),
         *((n, _Int) for n in ("target_column", "zone_column", "block", "length", "which", "row", "rank")),
         *((n, _Double) for n in ("margin_scale", "price")),
@@ -133,7 +144,7 @@ class CompiledScpPlanner(ScpPlanner):
         s.head[0], s.head[1] = self._net(model.limit_heads), self._net(model.fallback_heads)
         std, mean = model.channel_std[: model.n_measured], model.channel_mean[: model.n_measured]
         doubles = {
-            "scale_u": self.scale_u, "shift_u": self.shift_u,
+            "scale_u": self.scale_u, "shift_u": self.shift_u, "z_low": model.z_low, "z_high": model.z_high,
             "gain": _padded(model.read_out_head.weight * std[:, None], rows=False),
             "level": model.read_out_head.bias * std + mean,
             "suppression": energy.suppression, "target_scale": energy.scale, "zone_scale": energy.zone_scale,

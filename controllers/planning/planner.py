@@ -181,7 +181,7 @@ class Planner(ABC):
         for k in range(self.config.horizon):
             x = model.inputs(z[-1], u[:, k], problem.dvs[:, k], problem.conditions)
             inputs.append(x)
-            z.append(z[-1] + model.predictor(x))
+            z.append((z[-1] + model.predictor(x)).clamp(model.z_low, model.z_high))
         states = torch.stack(z, dim=1)
         measured = model.read_out(states[:, 1:]) + problem.bias
         return Rollout(moves, states, measured, self.constraints.margins(model, states[:, 1:])), torch.stack(inputs, 1)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from models.world_model import WorldModel
 
-
 _SHARED = ("low", "high", "rate", "fallback", "zones")  # by all plants of a batch
 _LATE = 4.0  # what is missing of a margin counts this much more at the first step of a plan than at the last
 
@@ -261,8 +260,14 @@ class Energy:
             offset.append(self._unrest(rollout, problem))
             low.append(torch.full_like(offset[-1], -1.0))
             high.append(torch.ones_like(offset[-1]))
-        sides = (torch.cat(v, 1) for v in (rows, offset, low, high))
-        return Convex(*sides, sensitivity.new_zeros(batch, n, n), sensitivity.new_zeros(batch, n))
+        return Convex(
+            rows=torch.cat(rows, 1),
+            offset=torch.cat(offset, 1),
+            low=torch.cat(low, 1),
+            high=torch.cat(high, 1),
+            p=sensitivity.new_zeros(batch, n, n),
+            q=sensitivity.new_zeros(batch, n),
+        )
 
     def _outside(self, rollout: Rollout, problem: Problem) -> tuple[Tensor, Tensor]:
         """How far past the high and past the low side of each zone (batch x horizon x n_zone); below 0 inside, -inf where the

@@ -46,6 +46,8 @@ class ScpPlanner(Planner):
     def sensitivity(self, inputs: Tensor) -> Tensor:
         """d z_k / d moves for k = 1..horizon: (batch x horizon x latent x horizon*n_mv)."""
         latent, m, h = self.model.config.latent, self.model.n_mv, self.config.horizon
+        z = inputs[..., :latent] + self.model.predictor(inputs)
+        free = (z > self.model.z_low) & (z < self.model.z_high)  # what stops at a bound no longer moves
         jacobian = self.model.predictor.jacobian(inputs)
         a = jacobian[..., :latent] + torch.eye(latent, dtype=inputs.dtype, device=inputs.device)
         b = jacobian[..., latent : latent + m] * self.scale_u
@@ -54,6 +56,7 @@ class ScpPlanner(Planner):
         for k in range(h):
             s = a[:, k] @ s
             s[..., k * m : (k + 1) * m] += b[:, k]
+            s = s * free[:, k, :, None]
             out.append(s)
         return torch.stack(out, dim=1)
 

@@ -3,6 +3,7 @@ typedef struct {
   double steady;
   Net predictor, head[2];                       /* head: the limits, the fallback */
   const double *scale_u, *shift_u;              /* moves: scaled -> normalised */
+  const double *z_low, *z_high;                 /* latent: where it stops */
   const double *gain, *level;                   /* measured x latent lanes, measured: what is read out of a latent */
   const double *suppression;                    /* moves */
   const double *target_scale, *zone_scale;      /* targets; zones */
@@ -211,7 +212,10 @@ static void roll(Work *k, const Problem *p, Roll *r)
     FOR(i, M) x[L + i] = r->moves[j * M + i] * s->scale_u[i] + s->shift_u[i];
     memcpy(x + L + M, p->extra + j * s->extra, s->extra * sizeof *x);
     forward(&s->predictor, x, out, k->slopes + j * 2 * s->predictor.width, k->hidden);
-    FOR(i, L) z[i] = x[i] + out[i];
+    FOR(i, L) {
+      const double next = x[i] + out[i];
+      z[i] = next == next ? clip(next, s->z_low[i], s->z_high[i]) : next;
+    }
     FOR(y, s->measured) {
       double value = s->level[y] + p->bias[j * s->measured + y];
       FOR(i, L) value += s->gain[y * k->lat + i] * z[i];

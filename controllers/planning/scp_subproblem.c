@@ -91,6 +91,8 @@ static void linearise(Work *k, const Problem *p)
     FOR(i, f->width) FOR(v, used) ((lanes *)k->b_t)[i * n + v] *= slopes[f->width + i];
     multiply(f->w3, f->out, f->width, f->width, k->b_t, k->tangent, k->wide, used);
     multiply(f->linear, f->out, f->in, L + M, k->input_t, k->tangent, k->wide, used);
+    const double *z = r->z + (j + 1) * k->lat;
+    FOR(i, L) if (z[i] <= s->z_low[i] || z[i] >= s->z_high[i]) memset(k->tangent + i * k->wide, 0, k->wide * sizeof(double));
     FOR(t, s->targets) {
       double *row = dense(k, error_of(s, p, r, j, t), -1.0, 1.0);
       const double *gain = s->gain + s->target_column[t] * k->lat;

@@ -119,6 +119,28 @@ def test_margins_zones_and_resting_values_are_the_same_too(options: dict[str, An
     assert (one.terms["zones"] > 0).any()
 
 
+def test_both_stop_where_latents_stop() -> None:
+    """No latent leaves its bounds in either, and a plan does not count on what can move no further."""
+    compiled, tensors = planners("vandevusse")
+    for planner in (compiled, tensors):
+        planner.model.z_low.fill_(-0.5)
+        planner.model.z_high.fill_(0.5)
+    compiled = CompiledScpPlanner(tensors.model, tensors.config, tensors.energy, tensors.scale_u, tensors.shift_u)
+    problem = problem_of(compiled, 0.0)
+    one, other = plans(compiled, problem), plans(tensors, problem)
+    torch.testing.assert_close(one.rollout.moves, other.rollout.moves, rtol=0, atol=1e-3)
+    torch.testing.assert_close(one.energy, other.energy, rtol=1e-4, atol=1e-5)
+    z = one.rollout.z[:, 1:]
+    assert z.abs().max() <= 0.5
+    assert ((z.abs() == 0.5).any(-1) & (z.abs() < 0.5).any(-1)).any(), "some stop, some do not"
+    rollout, inputs = tensors.roll(problem, one.rollout.moves)
+    slopes, nudge = tensors.sensitivity(inputs), 1e-6
+    moved = one.rollout.moves.clone()
+    moved[:, 2, 1] += nudge
+    change = (tensors.roll(problem, moved)[0].z - rollout.z)[:, 1:] / nudge
+    torch.testing.assert_close(slopes[..., 5], change, rtol=1e-3, atol=1e-4)
+
+
 def test_the_nearest_moves_are_the_same_too() -> None:
     compiled, tensors = planners("vandevusse", "distance")
     problem = problem_of(compiled, 0.0)
