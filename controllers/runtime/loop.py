@@ -12,6 +12,7 @@ import numpy as np
 from controllers.contracts import Array, Controller, Decision, Mode, Observation, Targets
 from controllers.runtime.alarms import Event, Severity
 from controllers.runtime.answer import AnswerCheck
+from controllers.runtime.asking import Asking
 from controllers.runtime.config import ControllerConfig
 from controllers.runtime.figures import Figures
 from controllers.runtime.freshness import Freshness, Repeats, Scan, unwatched
@@ -21,15 +22,15 @@ from controllers.runtime.observed import Cause, Observed
 from controllers.runtime.plant_access import PlantAccess
 from controllers.runtime.plant_time import PlantTime
 from controllers.runtime.quality import InputQuality, Inputs
-from controllers.runtime.records import Recorder, Records, without_nan
+from controllers.runtime.records import Recorder, Records
 from controllers.runtime.slow_tags import SlowTags
 from controllers.runtime.solver import Solver
-from controllers.runtime.sources import Source, time_of
+from controllers.runtime.sources import Source
 from controllers.runtime.spoken import ANSWER, KEY, REASON, WHO, plain
 from controllers.runtime.state import ControllerState, margins_of, prediction_of, rest_of, said_of
 from controllers.runtime.supervisor import Supervisor
 from controllers.runtime.surprised import Surprised, Watching, surprised
-from controllers.runtime.targets import Change, TargetBoard
+from controllers.runtime.targets import TargetBoard
 from plant.clock import Clock
 from plant.link import Link, PlantMode, Sample
 from plant.spec import PlantSpec
@@ -74,6 +75,7 @@ class ControlLoop:
         self._recorder = Recorder(spec, historian, self._historian_trouble)
         self.supervisor = Supervisor(spec, config, self._recorder.event, [*doubts, *filter(None, [unwatched(spec)])])
         self.targets = TargetBoard(spec, config.preview)
+        self.asking = Asking(self.targets, self._audited, self._recorder, lambda: self._time.now_s())
         self.figures = Figures()
         self.changed = asyncio.Event()
         self._time = PlantTime(clock, spec, config.loop)
@@ -253,7 +255,7 @@ class ControlLoop:
         partial = self.supervisor.partial
         dropped, given_up = partial.dropped.keys() | partial.unable.keys(), partial.given_up(inputs)
         targets = Targets(
-            self._due(sample.time_s).ahead(sample.time_s, self._controller.horizon),
+            self.asking.due(sample.time_s).ahead(sample.time_s, self._controller.horizon),
             np.array([limits[t.name][0] for t in self.spec.mvs]),
             np.array([limits[t.name][1] for t in self.spec.mvs]),
             np.array([t.name in dropped for t in self.spec.mvs]) if dropped else None,
@@ -326,43 +328,6 @@ class ControlLoop:
         """Ask for a CV's target. Returns '' or why not."""
         before = self.targets.values.get(tag, "")
         return self._audited(who, "SetTarget", tag, before, value, self.targets.set(tag, value))
-
-    def set_zone(self, tag: str, low: float, high: float, who: str) -> str:
-        """Ask for a zone; NaN: that side is open. Returns '' or why not."""
-        before = list(self.targets.zones.get(tag, ""))
-        refusal = self.targets.set_zone(tag, low, high)
-        return self._audited(who, "SetZone", tag, before, without_nan([low, high]), refusal)
-
-    def set_cost(self, tag: str, per_unit: float, who: str) -> str:
-        """Ask for a price, by unit of the tag and hour in the plant's currency. Returns '' or why not."""
-        before = self.targets.prices.get(tag, "")
-        return self._audited(who, "SetCost", tag, before, per_unit, self.targets.set_cost(tag, per_unit))
-
-    def schedule_target(self, tag: str, value: float, at: str, who: str) -> str:
-        """Ask for a target from a time on: ISO 8601 with a time zone, or plant s since the Unix epoch. Returns '' or why not."""
-        try:
-            at_s = time_of(at)
-        except ValueError as e:
-            refusal = str(e)
-        else:
-            now_s = self._time.now_s()
-            late = f"{plain(at, KEY)} is {now_s - at_s:.0f} s ago; set it now instead" if at_s <= now_s else ""
-            refusal = late or self.targets.schedule(Change(at_s, tag, value))
-        return self._audited(who, "ScheduleTarget", tag, "", f"{value:g} from {plain(at, KEY)}", refusal)
-
-    def unschedule(self, tag: str, who: str) -> str:
-        """Drop what is scheduled by hand for a tag. Returns '' or why not."""
-        before = [[c.at_s, c.asked] for c in self.targets.by_hand if c.tag == tag]
-        return self._audited(who, "Unschedule", tag, before, "", self.targets.unschedule(tag))
-
-    def _due(self, now_s: float) -> TargetBoard:
-        """The board with everything in force that is due; what changed by that is recorded as the schedule's."""
-        was = {False: self.targets.values, True: self.targets.zones}
-        for change in self.targets.due(now_s):
-            tag, zone = change.of
-            old, new = (list(v) if isinstance(v, tuple) else v for v in (was[zone][tag], change.asked))
-            self._recorder.audit(now_s, "schedule", "SetZone" if zone else "SetTarget", tag, old, new, "")
-        return self.targets
 
     def set_limit(self, mv: str, low: float, high: float, who: str) -> str:
         """Ask for an MV's operator limits. Returns '' or why not."""

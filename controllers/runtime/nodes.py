@@ -143,13 +143,13 @@ class ControllerServer:
             case Method.SET_TARGET:
                 return loop.set_target(*values)
             case Method.SET_ZONE:
-                return loop.set_zone(*values)
+                return loop.asking.set_zone(*values)
             case Method.SET_COST:
-                return loop.set_cost(*values)
+                return loop.asking.set_cost(*values)
             case Method.SCHEDULE_TARGET:
-                return loop.schedule_target(*values)
+                return loop.asking.schedule_target(*values)
             case Method.UNSCHEDULE:
-                return loop.unschedule(*values)
+                return loop.asking.unschedule(*values)
             case Method.SET_LIMIT:
                 return loop.set_limit(*values)
             case Method.SET_MOVE:

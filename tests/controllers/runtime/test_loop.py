@@ -597,7 +597,7 @@ async def test_scheduled_targets_are_seen_ahead(make_rig, answer_with, scripted)
     rig = await make_rig(controller)
     await rig.cycle(2)
     now = rig.clock.plant_time()
-    assert rig.loop.schedule_target("T", 60.0, f"{now + 4.0 * 3}", "ann") == ""
+    assert rig.loop.asking.schedule_target("T", 60.0, f"{now + 4.0 * 3}", "ann") == ""
     await rig.cycle()
     assert controller.targets.values[0, :, 0].tolist() == [50.0, 60.0, 60.0, 60.0]
     await rig.cycle(3)

@@ -37,7 +37,7 @@ async def test_nothing_is_forgotten(make_rig, path):
     await rig.cycle(3)
     assert rig.loop.set_target("T", 61.0, "ann") == ""
     assert rig.loop.set_limit("U", 0.0, 70.0, "ann") == ""
-    assert rig.loop.schedule_target("T", 65.0, f"{rig.clock.plant_time() + 1e6}", "ann") == ""
+    assert rig.loop.asking.schedule_target("T", 65.0, f"{rig.clock.plant_time() + 1e6}", "ann") == ""
     rig.link.refuse = "BadOutOfRange"
     assert await rig.loop.set_mode("AUTO", "ann") == ""
     await rig.cycle(2)

@@ -117,8 +117,8 @@ async def test_the_controller_is_told_of_zones_and_prices_at_each_sample(make_ri
     rig = await make_rig(controller, spec=spec)
     await rig.cycle(2)
     np.testing.assert_equal(controller.targets.zones, [[45.0, 60.0], [np.nan, 5.0]])
-    assert rig.loop.set_zone("T", 48.0, math.nan, "ann") == ""
-    assert rig.loop.set_cost("U", 3.5, "ann") == ""
+    assert rig.loop.asking.set_zone("T", 48.0, math.nan, "ann") == ""
+    assert rig.loop.asking.set_cost("U", 3.5, "ann") == ""
     await rig.cycle()
     np.testing.assert_equal(controller.targets.zones, [[48.0, np.nan], [np.nan, 5.0]])
     np.testing.assert_equal(controller.targets.prices, [3.5])
@@ -139,18 +139,18 @@ async def test_who_scheduled_a_change_is_recorded_and_that_it_came(make_rig, spe
     rig = await make_rig(spec=spec)
     await rig.cycle(2)
     now = rig.clock.plant_time()
-    assert "in the past" not in rig.loop.schedule_target("T", 60.0, f"{now + 8.0}", "ann")
-    assert "s ago; set it now instead" in rig.loop.schedule_target("T", 60.0, f"{now - 8.0}", "ann")
-    assert "has no time zone" in rig.loop.schedule_target("T", 60.0, "2030-01-01T10:00", "ann")
-    assert "is no time" in rig.loop.schedule_target("T", 60.0, "tomorrow", "ann")
-    assert "outside [30, 80] degC" in rig.loop.schedule_target("T", 90.0, f"{now + 8.0}", "ann")
+    assert rig.loop.asking.schedule_target("T", 60.0, f"{now + 8.0}", "ann") == ""
+    assert "is in the past; set it now instead" in rig.loop.asking.schedule_target("T", 60.0, f"{now - 8.0}", "ann")
+    assert "has no time zone" in rig.loop.asking.schedule_target("T", 60.0, "2030-01-01T10:00", "ann")
+    assert "is no time" in rig.loop.asking.schedule_target("T", 60.0, "tomorrow", "ann")
+    assert "outside [30, 80] degC" in rig.loop.asking.schedule_target("T", 90.0, f"{now + 8.0}", "ann")
     assert [(c.tag, c.asked) for c in rig.loop.state().schedule] == [("T", 60.0)]
     await rig.cycle(3)
     assert rig.loop.state().targets == {"T": 60.0}
     assert ("schedule", "SetTarget", "T", "60.0", True, "") in rig.journal.audits
-    assert rig.loop.schedule_target("T", 65.0, "2100-01-01T10:00Z", "ann") == ""
-    assert rig.loop.unschedule("T", "ann") == ""
-    assert rig.loop.unschedule("T", "ann") == "nothing is scheduled by hand for T"
+    assert rig.loop.asking.schedule_target("T", 65.0, "2100-01-01T10:00Z", "ann") == ""
+    assert rig.loop.asking.unschedule("T", "ann") == ""
+    assert rig.loop.asking.unschedule("T", "ann") == "nothing is scheduled by hand for T"
     assert rig.loop.state().schedule == ()
 
 
@@ -159,8 +159,8 @@ async def test_a_restart_keeps_zones_prices_and_scheduled_zones(make_rig, spec, 
     memory = Memory(path, "heater")
     rig = await make_rig(memory=memory, spec=spec)
     await rig.cycle(2)
-    assert rig.loop.set_zone("T", math.nan, 58.0, "ann") == ""
-    assert rig.loop.set_cost("U", -4.0, "ann") == ""
+    assert rig.loop.asking.set_zone("T", math.nan, 58.0, "ann") == ""
+    assert rig.loop.asking.set_cost("U", -4.0, "ann") == ""
     assert rig.loop.targets.schedule(Change(rig.clock.plant_time() + 1e6, "F", (1.0, 2.0))) == ""
     await rig.cycle()
     rig.task.cancel()
