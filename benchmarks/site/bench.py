@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.outcomes import revision
 from benchmarks.site.history import FOLDS, Part, fold_of, fold_s, history_of
 from benchmarks.site.plants import PLANTS, history_scenario, site_plant
 from historian import Historian
@@ -108,12 +109,14 @@ class Bench:
         return shipped if steps is None else shipped.model_copy(update={"steps": steps})
 
     def model(self, plant: str, hours: float, fold: int | None = None, seed: int = 0) -> Checkpoint:
-        """What `homeostat train` deploys from that history, kept in the folder."""
+        """What `homeostat train` deploys from that history, kept in the folder for as long as the revision is the same."""
         name = f"{plant}_{hours:g}" + ("" if fold is None else f"_without_{fold}") + (f"_seed{seed}" if seed else "")
         folder, spec = self.folder / "models" / name, self.spec(plant)
         with self._alone(folder):
             with contextlib.suppress(ModelError):
-                return load(folder, spec)
+                known = load(folder, spec)
+                if known.facts["revision"] == revision().removesuffix("+"):
+                    return known
             with self.history(plant, hours, fold) as source:
                 trained = train_plant(
                     spec, source, folder, "python -m benchmarks.site", ModelConfig(), self.training(seed)

@@ -13,6 +13,7 @@ from benchmarks.outcomes import Outcome, none, shown
 from benchmarks.site.bench import Bench
 from benchmarks.site.loop import WARM, Lived, lived
 from controllers.baselines.linear_mpc import LinearMpc
+from controllers.baselines.simulator_nmpc import SimulatorNmpc
 from controllers.runtime.config import ControllerConfig
 from homeostat.chosen import controller_of
 from plant.spec import PlantSpec
@@ -67,22 +68,19 @@ _STUCK = {
 
 
 def cases(bench: Bench) -> Mapping[str, Callable[[], list[Outcome]]]:
-    return {
+    learned = {
         f"{plant}, {hours:g} h of history": lambda plant=plant, hours=hours: case(bench, plant, hours)
         for plant in COURSES
         for hours in dict.fromkeys((bench.settings.most, LITTLE_HOURS))
     }
+    return learned | {f"{plant}, true equations": lambda plant=plant: true_case(bench, plant) for plant in COURSES}
 
 
 def case(bench: Bench, plant: str, hours: float) -> list[Outcome]:
-    spec, course = bench.simulated(plant), COURSES[plant]
-    run_hours = bench.settings.loop_hours if plant == "column" else bench.settings.tank_hours
-    samples = round(run_hours * _H / spec.sample_time_s) + WARM
-    seeds = bench.settings.loop_seeds
-    events = [(scenario, seeds) for scenario in scenarios(plant, spec, samples)]
-    goals = np.tile([t.value for t in spec.targets], (len(events) * seeds, samples, 1)).astype(float)
-    target = [t.tag for t in spec.targets].index(course.change[0])
-    goals[-seeds:, samples // 4 :, target] = course.change[1]
+    """AUTO with a model of so many hours of history; with all of it against the others too."""
+    spec, seeds = bench.simulated(plant), bench.settings.loop_seeds
+    samples = round(_hours(bench, plant) * _H / spec.sample_time_s) + WARM
+    events, goals = asked(plant, spec, samples, seeds)
     checkpoint = bench.model(plant, hours)
     planner = controller_of(bench.spec(plant), ControllerConfig(), checkpoint, len(goals))
     watched = (checkpoint.model, checkpoint.surprise)
@@ -95,11 +93,39 @@ def case(bench: Bench, plant: str, hours: float) -> list[Outcome]:
     outcomes = [
         *_sheds(found[AUTO]),
         *_deviations(spec, found, seeds),
-        *_changed(spec, course, found, seeds, samples, target),
+        *_changed(spec, COURSES[plant], found, seeds, samples),
     ]
     linear_sheds = float((found[LINEAR].shed < samples).sum())
     outcomes.append(shown("sheds of linear MPC", linear_sheds, "by the same rules"))
     return outcomes
+
+
+def true_case(bench: Bench, plant: str) -> list[Outcome]:
+    """NMPC with the true equations, states, disturbances and parameters, one seed and a quarter of the time: what could be had."""
+    spec = bench.simulated(plant)
+    samples = round(_hours(bench, plant) / 4 * _H / spec.sample_time_s) + WARM
+    events, goals = asked(plant, spec, samples, 1)
+    own = lived(spec, events, samples, goals, seed=bench.seed)
+    true = lived(spec, events, samples, goals, lambda plants: SimulatorNmpc(spec, plants.states), seed=bench.seed)
+    outcomes = [shown("sheds", float((true.shed < samples).sum()), "by the same rules")]
+    for tag in [*(t.tag for t in spec.targets), *(z.tag for z in spec.zones)]:
+        ratio = _sd(true.shown[tag], 1) / _sd(own.shown[tag], 1)
+        said = ", ".join(f"{name} {r:.3f}" for name, r in zip(CONDITIONS, ratio, strict=False))
+        outcomes.append(shown(f"sd of {tag} over own loops', the worst", float(ratio.max()), said))
+    return outcomes
+
+
+def _hours(bench: Bench, plant: str) -> float:
+    return bench.settings.loop_hours if plant == "column" else bench.settings.tank_hours
+
+
+def asked(plant: str, spec: PlantSpec, samples: int, seeds: int) -> tuple[list[tuple[Scenario, int]], Array]:
+    """`CONDITIONS`, each for so many plants, and their targets (batch x samples x n_target)."""
+    events = [(scenario, seeds) for scenario in scenarios(plant, spec, samples)]
+    goals = np.tile([t.value for t in spec.targets], (len(events) * seeds, samples, 1)).astype(float)
+    tag, value = COURSES[plant].change
+    goals[-seeds:, samples // 4 :, [t.tag for t in spec.targets].index(tag)] = value
+    return events, goals
 
 
 def scenarios(plant: str, spec: PlantSpec, samples: int) -> list[Scenario]:
@@ -174,9 +200,7 @@ def _means(true: Array, seeds: int) -> Array:
     return true[: (len(CONDITIONS) - 1) * seeds, WARM:].reshape(len(CONDITIONS) - 1, seeds, -1).mean((1, 2))
 
 
-def _changed(
-    spec: PlantSpec, course: Course, found: Mapping[str, Lived], seeds: int, samples: int, target: int
-) -> list[Outcome]:
+def _changed(spec: PlantSpec, course: Course, found: Mapping[str, Lived], seeds: int, samples: int) -> list[Outcome]:
     """The change of a target: where it ends, how long it takes, and whether it stayed inside the guardrails."""
     tag, value = course.change
     began, seconds = samples // 4, {}

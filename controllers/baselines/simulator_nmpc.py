@@ -33,7 +33,7 @@ _NUDGE = 0.002  # of an MV's span, by which a move is changed to see what follow
 
 class Truth(nn.Module):
     """A simulator as planners want a model. Its latent of a sample ahead is the outputs that targets and zones name and the margins
-    of the guardrails, engineering units; that of now is [states, disturbances, parameters]. Recoverability is left out."""
+    of the guardrails in their scales; that of now is [states, disturbances, parameters]. Recoverability is left out."""
 
     n_constant = 0
 
@@ -54,7 +54,7 @@ class Truth(nn.Module):
             )  # fmt: skip
         self._outputs = [names.y.index(t) for t in tags]
         self.n_measured, self.n_mv = len(self.read), len(names.u)
-        self._sign = np.array([1.0] * self.n_measured + [-g.sign for g in rails])
+        self._sign = np.array([1.0] * self.n_measured + [-g.sign / self.spec.scale(g) for g in rails])
         self._limit = np.array([0.0] * self.n_measured + [g.limit for g in rails])
         self.config = ModelConfig(latent=len(tags), horizon=horizon)
         self.register_buffer("channel_std", torch.ones(len(tags)).double())
@@ -171,7 +171,7 @@ class SimulatorNmpc:
         self._allowance = self._allowance or Allowance(self.spec, batch)
         latent = torch.from_numpy(now)
         required = self._allowance.required(
-            self._required.expand(batch, -1, -1), self.planner.model.limit_margins(latent) / self._scale
+            self._required.expand(batch, -1, -1), self.planner.model.limit_margins(latent)
         )
         problem = Problem(
             z=z,

@@ -90,3 +90,19 @@ def test_refuses_a_guardrail_the_simulator_does_not_show() -> None:
     rails = (SPEC.guardrails[0].model_copy(update={"tag": "level"}),)
     with pytest.raises(ControlError, match="no output level"):
         SimulatorNmpc(SPEC.model_copy(update={"guardrails": rails}), lambda: (np.zeros(0), np.zeros(0), np.zeros(0)))
+
+
+def test_margins_are_told_in_the_tags_unit_whatever_a_scale_is() -> None:
+    told = []
+    for scale in (0.1, 1.0):
+        rails = tuple(g.model_copy(update={"scale": scale}) for g in SPEC.guardrails)
+        spec = SPEC.model_copy(update={"guardrails": rails})
+        plant = SimulatedPlant(spec, 0, 1, noise=0.0)
+        controller = SimulatorNmpc(spec, lambda plant=plant: (plant.x, plant.d, plant.p), PlannerConfig(guard=0.0))
+        decision = controller.decide(
+            Observation(0.0, np.zeros((1, 2)), np.zeros((1, 1)), np.array([[300.0]])),
+            Targets(np.full((1, 1, 1), 0.877), LOW, HIGH),
+        )
+        assert decision.status[0] in (Status.OPTIMAL, Status.FEASIBLE)
+        told.append(decision.margins[0, 0, 0])
+    assert told == pytest.approx([350.0 - 324.5] * 2, abs=1.0)
