@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from models.windows import Run
+from models.config import ModelConfig
+from models.rivals.contract import Forecaster
+from models.windows import Run, channel_scale
 from plant.spec import Move, PlantSpec, Role, Tag
 
 Array = NDArray[np.float64]
@@ -165,3 +170,20 @@ def _steps(rng: np.random.Generator, n: int, hold: float, size: float) -> Array:
     values = rng.standard_normal(n) * size
     at = np.maximum.accumulate(np.where(change, np.arange(n), 0))
     return values[at]
+
+
+class Believer(Forecaster):
+    """A model that knows the plant, but takes some gains, of a CV to an MV each, for their opposites."""
+
+    def __init__(self, plant: LinearPlant, runs: list[Run], wrong: Sequence[tuple[int, int]]) -> None:
+        super().__init__(plant.spec, ModelConfig(), channel_scale(plant.spec, runs))
+        gain = torch.tensor(plant.gain).float()
+        for pair in wrong:
+            gain[pair] *= -1
+        n = self.n_measured
+        self.gain = gain * self.channel_std[n + self.n_dv :] / self.channel_std[:n, None]
+        self.integrating = torch.tensor(plant.integrating)
+
+    def roll(self, values: Tensor, mask: Tensor, u: Tensor, d: Tensor) -> Tensor:
+        y = u @ self.gain.T
+        return torch.where(self.integrating, (y * SAMPLE_S / 3600).cumsum(1), y)

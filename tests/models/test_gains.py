@@ -7,15 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from benchmarks.site.linear_plants import SAMPLE_S, LinearPlant, archive, plant_of
-from models.config import ModelConfig
+from benchmarks.site.linear_plants import SAMPLE_S, Believer, archive, plant_of
 from models.gain_estimate import gains_of
 from models.gains import Gains
-from models.rivals.contract import Forecaster
-from models.windows import Run, channel_scale
+from models.windows import Run
 
 PLANT = plant_of(11)
 
@@ -95,25 +91,9 @@ def test_one_mv_alone_and_hardly_any_data_are_no_error() -> None:
     assert "Y0 has too few readings in a row: nobody can know what moves it" in few.sentences
 
 
-class Believer(Forecaster):
-    """A model that knows the plant, but takes the gain of one CV to one MV for its opposite."""
-
-    def __init__(self, plant: LinearPlant, runs: list[Run], wrong: tuple[int, int]) -> None:
-        super().__init__(plant.spec, ModelConfig(), channel_scale(plant.spec, runs))
-        gain = torch.tensor(plant.gain).float()
-        gain[wrong] *= -1
-        n = self.n_measured
-        self.gain = gain * self.channel_std[n + self.n_dv :] / self.channel_std[:n, None]
-        self.integrating = torch.tensor(plant.integrating)
-
-    def roll(self, values: Tensor, mask: Tensor, u: Tensor, d: Tensor) -> Tensor:
-        y = u @ self.gain.T
-        return torch.where(self.integrating, (y * SAMPLE_S / 3600).cumsum(1), y)
-
-
 def test_a_model_with_a_wrong_sign_is_found_and_not_believed(gains: Gains, runs: list[Run]) -> None:
     i, j = (int(k) for k in np.argwhere(gains.sure[0] & (np.abs(PLANT.gain) > 0.5))[0])
-    found = gains_of(PLANT.spec, runs, Believer(PLANT, runs, (i, j)))
+    found = gains_of(PLANT.spec, runs, Believer(PLANT, runs, [(i, j)]))
     assert np.argwhere(found.against[0]).tolist() == [[i, j]]
     assert not found.sure[0, i, j]
     assert found.grades[i][j] == "D"
