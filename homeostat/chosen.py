@@ -21,6 +21,7 @@ from controllers.planning.quantile_filter import QuantileFilter
 from controllers.runtime.config import ControllerConfig, FilteredConfig, OtherConfig
 from homeostat.checkpoints import load_forecast
 from models.checkpoint import Checkpoint
+from models.gains import Gains
 from plant.errors import SpecError
 from plant.spec import PlantSpec
 from simulators.registry import simulator_of
@@ -57,7 +58,8 @@ def controller_of(
     chosen = config.filter
     if chosen is None:
         assert checkpoint is not None
-        return JepaMpc(checkpoint.model, config.planner, checkpoint.calibration, batch)
+        gains = Gains.of_facts(checkpoint.facts)
+        return JepaMpc(checkpoint.model, config.planner, checkpoint.calibration, batch, gains=gains)
     inner = other_of(spec, chosen, "filter", batch, known)
     if chosen.forecast:
         made: LatentController | Filter = _by_forecast(spec, chosen, inner, batch, known)

@@ -52,8 +52,11 @@ def coverage(seed: int, count: int, hours: float) -> list[Outcome]:
     said = f"{100 * share:.1f} +- {100 * math.sqrt(share * (1 - share) / total):.1f} % of {total} gains (binomial)"
     return [
         Outcome("coverage, away from 90 %", abs(share - LEVEL), OFF, note=said),
-        none(
-            "wrong signs among those called sure", wrong, f"{known} of {real} gains that are not zero have a sure sign"
+        Outcome(
+            "share of wrong signs among those called sure",
+            wrong / max(known, 1),
+            (1 - LEVEL) / 2,
+            note=f"{wrong} of {known}; {real} gains are not zero",
         ),
         none("pairs called collinear that are not", pairs),
         shown("CVs taken for integrating, or not, wrongly", integrating, f"of {count * len(plant.gain)}"),

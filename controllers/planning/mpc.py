@@ -6,6 +6,7 @@ import dataclasses
 import time
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,10 @@ from controllers.planning.config import PlannerConfig
 from controllers.planning.goal import Goal, GoalEnergy
 from controllers.planning.latent import Array, LatentController
 from controllers.planning.problem import Energy, Problem
+from controllers.planning.target_layer import TargetLayers
 from controllers.planning.tuning import Tuning
 from models.calibration import Calibration
+from models.gains import Gains
 from models.world_model import WorldModel
 from plant.errors import ControlError
 
@@ -36,7 +39,11 @@ class JepaMpc(LatentController):
         batch: int = 1,
         deadline_s: float | None = None,
         goal: Goal | None = None,
+        gains: Gains | None = None,
     ) -> None:
+        rails = len(model.spec.guardrails)
+        margins = np.zeros(rails) if calibration is None else calibration.margins[-1, :rails].double().numpy()
+        self.layers = TargetLayers(model.spec, gains, margins, batch)
         super().__init__(model, config, calibration, batch, deadline_s)
         if self.config.energy == "goal" and goal is None:
             raise ControlError(
@@ -54,6 +61,7 @@ class JepaMpc(LatentController):
 
     def reset(self) -> None:
         super().reset()
+        self.layers.reset()
         self._plan: Tensor | None = None
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
@@ -64,13 +72,14 @@ class JepaMpc(LatentController):
         """
         began = time.perf_counter()
         deadline = self._deadline(began)
+        targets = self.layers.targets(observation, targets)
         with torch.inference_mode():
             z, position, seen = self._observe(observation)
             problem = self._problem(z, position, targets, observation.forecast)
             warm = problem.previous[:, None].expand(-1, self.horizon, -1) if self._plan is None else self._plan
             plan = self.planner.plan(problem, warm, deadline)
             planned = time.perf_counter()
-            decision = self._decision(plan, problem, targets, seen, began)
+            decision = self.layers.told(self._decision(plan, problem, targets, seen, began))
             self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], dim=1)
             self._took(planned)
         return decision

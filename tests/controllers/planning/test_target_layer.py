@@ -7,11 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linprog
 
-from controllers.contracts import Targets
+from controllers.contracts import Observation, Targets
+from controllers.planning.config import PlannerConfig
+from controllers.planning.mpc import JepaMpc
 from controllers.planning.target_layer import Resting, TargetLayer
+from models.config import ModelConfig
 from models.gains import Gains, Point
+from models.windows import Scale
+from models.world_model import WorldModel
 from plant.spec import Guardrail, Move, PlantSpec, Role, Tag, Target
 from plant.wants import Price, Zone
 
@@ -238,3 +244,23 @@ def test_it_is_needed_only_where_something_asks_for_it() -> None:
     assert not TargetLayer.needed(spec_of())
     assert TargetLayer.needed(spec_of(zones=(zone("P", 48, 52),)))
     assert TargetLayer.needed(spec_of(prices=PRICES))
+
+
+def test_the_planner_goes_where_the_layer_says_and_tells_what_holds_the_cost() -> None:
+    spec = spec_of(
+        zones=(zone("P", None, 52), zone("Q", None, 99)), prices=(Price(tag="A", per_unit=-3.0, currency="EUR"),)
+    )
+    torch.manual_seed(0)
+    model = WorldModel(spec, ModelConfig(window=2, latent=4, horizon=6), Scale(np.array([*BASE, *START]), np.ones(5)))
+    seen = Observation(0.0, BASE[None] - 40, np.empty((1, 0)), START[None])
+    config = PlannerConfig(horizon=6)
+    moved = JepaMpc(model, config, gains=gains_for())
+    for _ in range(12):
+        answer = moved.decide(seen, targets_of(spec))
+    plain = JepaMpc(model, config).decide(seen, targets_of(spec))
+    assert answer.moves[0, 0] > plain.moves[0, 0] + 1e-3
+    assert answer.why[0].startswith("the cost is held by the high limit of A: 1 t/h more gives 3 EUR/h")
+    given = replace(targets_of(spec), rest=np.array([[5.0, np.nan, np.nan]]))
+    moved.decide(seen, given)
+    assert not moved.layers.found, "resting values from elsewhere pass through"
+    assert not JepaMpc(model, config).layers.found
