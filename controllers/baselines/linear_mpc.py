@@ -15,6 +15,7 @@ from controllers.planning import qp
 from controllers.planning.config import PlannerConfig
 from controllers.planning.explained import contradiction
 from controllers.planning.levels import Levels
+from controllers.planning.offset import Offset
 from controllers.planning.tuning import Tuning
 from models.rivals.contract import Forecaster
 from plant.errors import ControlError
@@ -36,7 +37,7 @@ class LinearMpc:
     Limits and rates of the moves hold exactly, operator limits but where those of the spec alone break a guardrail less (RECOVERY);
     guardrails are soft, ranked by price, so that there is always an answer.
     Discrete MVs are rounded step by step, what is left out carried on.
-    Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples ahead.
+    Offset-free: what was predicted k samples ago corrects today's prediction k samples ahead (`Offset`).
     Disturbances are held at their last reading. A missing measurement is stood in for by the last one; a plant with none
     at all, or whose move in force is unknown, gets INFEASIBLE and its safe moves.
 
@@ -90,7 +91,7 @@ class LinearMpc:
         model = self.model
         rows = model.config.window + self.horizon
         self._history = torch.full((self.batch, rows, len(model.channel_mean)), torch.nan, dtype=torch.float64)
-        self._bias = torch.zeros(self.batch, self.horizon, model.n_measured, dtype=torch.float64)
+        self._offset = Offset(self.batch, self.horizon, model.n_measured, self.config.bias_filter)
         self._d = _double([t.nominal for t in self.spec.dvs]).expand(self.batch, -1)
         self._known = 0  # samples in the history
 
@@ -151,7 +152,7 @@ class LinearMpc:
     def _predict(self, moves: Tensor) -> Tensor:
         """Measurements (batch x horizon x n_measured) under scaled moves (batch x horizon x n_mv)."""
         d = self._d[:, None].expand(-1, self.horizon, -1)
-        return self.model.rollout(self._history, moves * self._span + self._low, d) + self._bias
+        return self.model.rollout(self._history, moves * self._span + self._low, d) + self._offset.bias
 
     def _learn_bias(self, measured: Tensor) -> None:
         """Compare what each of the last samples predicts for now, told the moves since, with what is."""
@@ -167,8 +168,7 @@ class LinearMpc:
         y = model.rollout(windows.flatten(0, 1), u.nan_to_num().flatten(0, 1), d.nan_to_num().flatten(0, 1))
         error = measured[:, None] - y.view(self.batch, h, h, -1).diagonal(dim1=1, dim2=2).mT
         good = torch.isfinite(error) & ~spoilt[..., None] & (torch.arange(h) < self._known - 1)[:, None]
-        a = self.config.bias_filter
-        self._bias = torch.where(good, (1 - a) * self._bias + a * error, self._bias)
+        self._offset.learn(torch.where(good, error, torch.nan))
 
     def _goals(self, targets: Targets) -> Tensor:
         ahead = np.minimum(np.arange(self.horizon), targets.values.shape[1] - 1)
@@ -250,7 +250,7 @@ class LinearMpc:
             guardrails=tuple(g.name for g in self._rails),
             status=status,
             violation=violation.numpy(),
-            bias=self._bias[:, 0].numpy(),
+            bias=self._offset.bias[:, 0].numpy(),
             solve_time_s=time.perf_counter() - began,
         )
 

@@ -192,5 +192,5 @@ class ForecastMpc(JepaMpc):
             )
             y = self.model.ahead(torch.stack(self._encoded, 1).flatten(0, 1), u.flatten(0, 1), d.flatten(0, 1))
             k = torch.arange(known)
-            self._correct(measured[:, None] - self.model.read_out(y.view(self.batch, known, h, -1)[:, k, k]))
+            self._offset.learn(measured[:, None] - self.model.read_out(y.view(self.batch, known, h, -1)[:, k, k]))
         self._encoded = [z, *self._encoded][:h]

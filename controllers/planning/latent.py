@@ -18,6 +18,7 @@ from controllers.planning.allowance import Allowance
 from controllers.planning.compiled import CompiledScpPlanner
 from controllers.planning.config import PlannerConfig
 from controllers.planning.explained import contradiction, why
+from controllers.planning.offset import Offset
 from controllers.planning.planner import Planner
 from controllers.planning.problem import Constraints, Energy, Plan, Problem
 from controllers.planning.ranking import counted
@@ -33,7 +34,6 @@ Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
 _FORGETS = 0.9  # of the longest time a decision took after its plan, a sample
 _SAME = 1e-9  # of an MV's limits: rounding
-_SMOOTHING = 0.1  # of the errors' mean and mean size: about the last ten samples
 
 _PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "mppi": MppiPlanner}
 
@@ -41,10 +41,8 @@ _PLANNERS: dict[str, type[Planner]] = {"scp": ScpPlanner, "icem": IcemPlanner, "
 class LatentController(ABC):
     """Follows `batch` plants in the latent space of `model`; a subclass says what to plan for.
 
-    Offset-free: the error of what was predicted k samples ago, filtered, is added to today's prediction k samples
-    ahead, for every k; at a steady state each prediction is therefore exact, whatever the model has wrong. Errors that keep
-    their sign go in faster than noise does: by the tracking signal, the size of their mean over their mean size (Trigg & Leach,
-    Operational Research Quarterly 18, 1967). A guardrail margin is only ever tightened by it. The latents' own errors are learned alike.
+    Offset-free: what was predicted k samples ago corrects today's prediction k samples ahead, for every k (`Offset`).
+    A guardrail margin is only ever tightened by it. The latents' own errors are learned alike.
 
     A plant may have no guardrails and no targets: moves then cost what they cost and nothing else asks for any.
 
@@ -110,11 +108,7 @@ class LatentController(ABC):
         channels = self.model.n_measured + self.model.n_dv + self.model.n_mv
         self._window = torch.full((self.batch, self.model.config.window, channels), torch.nan, dtype=torch.float64)
         self._past: Tensor | None = None  # (batch x k x latent): now, as predicted k+1 samples ago
-        self._bias = torch.zeros(self.batch, self.config.horizon, self.model.n_measured, dtype=torch.float64)
-        self._mean, self._size = (
-            torch.zeros_like(self._bias),
-            torch.zeros_like(self._bias),
-        )  # of what was left to correct
+        self._offset = Offset(self.batch, self.config.horizon, self.model.n_measured, self.config.bias_filter)
         self._missed = torch.zeros(self.batch, self.config.horizon, self.model.config.latent, dtype=torch.float64)
         n, offline = len(self._measured), self.calibration
         near = self.model.margin_scale[:n].double() * math.tanh(1.0)
@@ -170,7 +164,7 @@ class LatentController(ABC):
         lost = self._missing >= self._period
         if self._z is None or not bool(lost.any()):
             return measured
-        expected = (self._expected_now(self._z, applied) + self._bias[:, 0]).clamp(*self._range)
+        expected = (self._expected_now(self._z, applied) + self._offset.bias[:, 0]).clamp(*self._range)
         return torch.where(lost, expected, measured)
 
     def _expected_now(self, z: Tensor, applied: Tensor) -> Tensor:
@@ -213,7 +207,7 @@ class LatentController(ABC):
             rate=torch.where(_dropped(targets, self._rate), 0.0, self._rate),
             fallback=self._safe,
             targets=self._wanted,
-            bias=self._bias,
+            bias=self._offset.bias,
             required=required,
             calibrated=calibrated if bool((margins > 0).any()) else None,
             conditions=self._conditions(),
@@ -249,7 +243,7 @@ class LatentController(ABC):
         d = self.model.normalise(self._d, "dvs")[:, None].expand(-1, back.shape[1], -1)
         self._past = self.model.advance_normalised(back, u, d, self._conditions())
         self._widen(measured)
-        self._correct(measured[:, None] - self.model.read_out(self._past))
+        self._offset.learn(measured[:, None] - self.model.read_out(self._past))
         known, a = self._past.shape[1], self.config.bias_filter
         whole = torch.isfinite(measured).all(-1) & torch.isfinite(applied).all(-1)
         missed = (1 - a) * self._missed[:, :known] + a * (z[:, None] - self._past)
@@ -268,20 +262,7 @@ class LatentController(ABC):
 
     def _tightened(self) -> Tensor:
         """What the offset correction adds to every margin (batch x horizon x n_constraint), in the tags' units."""
-        return (self._tightens * self._bias[..., self._columns]).clamp(min=0)
-
-    def _correct(self, error: Tensor) -> None:
-        """Let `error` (batch x k x n_measured), of what was predicted 1..k samples ago for now, into the offset correction."""
-        known = error.shape[1]
-        new = error - self._bias[:, :known]
-        seen = torch.isfinite(new)
-        for mean, value in ((self._mean, new), (self._size, new.abs())):
-            mean[:, :known] += torch.where(seen, _SMOOTHING * (value - mean[:, :known]), 0.0)
-        signal = (self._mean[:, :known].abs() / self._size[:, :known]).nan_to_num(0.0)  # no error yet: nothing to learn
-        learned = self._bias[:, :known] + self.config.bias_filter * signal * new
-        # A measurement that is missing teaches nothing: what was learned stays.
-        kept = torch.where(seen, learned, self._bias[:, :known])
-        self._bias = torch.cat([kept, self._bias[:, known:]], 1)
+        return (self._tightens * self._offset.bias[..., self._columns]).clamp(min=0)
 
     def _decision(self, plan: Plan, problem: Problem, targets: Targets, seen: Tensor, began: float) -> Decision:
         moves = plan.rollout.moves * self._span + self._low

@@ -52,6 +52,6 @@ def test_a_hidden_quantity_is_tightened_by_the_reading_that_shows_it(trained: Wo
         rail = trained.spec.guardrails[0].model_copy(update={"tag": "T_fallback", "shown_by": shown_by})
         model.spec = trained.spec.model_copy(update={"guardrails": (rail,)})
         controller = JepaMpc(model, CONFIG, Calibration(torch.full((12, 2), 2.0), 0.99, 100), batch=2)
-        controller._bias[0, :, 1], controller._bias[1, :, 1] = 3.0, -3.0
+        controller._offset.bias[0, :, 1], controller._offset.bias[1, :, 1] = 3.0, -3.0
         tightened.append(_margins(controller, SEEN).tolist())
     assert tightened == [[2.0, 2.0], [5.0, 2.0]], "only ever tightened"

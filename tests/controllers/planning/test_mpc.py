@@ -88,8 +88,8 @@ def test_noise_goes_in_less_than_an_error_that_stays(trained: WorldModel) -> Non
     for sign in (-1.0, 1.0):
         controller = JepaMpc(trained, CONFIG)
         for k in range(40):
-            controller._correct(torch.full((1, 12, 2), 0.01 * sign**k).double())
-        moved.append(float(controller._bias.abs().max()))
+            controller._offset.learn(torch.full((1, 12, 2), 0.01 * sign**k).double())
+        moved.append(float(controller._offset.bias.abs().max()))
     assert moved[0] < 0.0003  # a constant share would leave 0.0005
     assert moved[1] > 0.009
 
