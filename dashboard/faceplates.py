@@ -94,7 +94,7 @@ def sayings(view: OperatorView) -> str:
     """What the controller says of its plan: what holds the plant and at what price, and what an operator should know. '' where it
     says nothing."""
     c = view.controller
-    said = [] if c is None else [("Held by", c.active), ("The plan", c.why)]
+    said = [] if c is None else [("Economy", c.active), ("The plan", c.why)]
     lines = "".join(f"<p><b>{label}</b> {escape(text)}</p>" for label, text in said if text)
     return f'<div class="notice says" data-source="plan">{lines}</div>' if lines else ""
 

@@ -54,11 +54,6 @@ class Resting:
     saving: float = 0.0
     currency: str = ""
 
-    @property
-    def sentence(self) -> str:
-        """All an operator should know of it; '' where there is nothing."""
-        return "; ".join((*self.fights, *self.active))
-
 
 @dataclass
 class _State:
@@ -301,8 +296,14 @@ class TargetLayers:
         return replace(targets, rest=np.stack([r.rest for r in self.found]))
 
     def told(self, decision: Decision) -> Decision:
-        """`decision` with what holds the cost, and which zones fight, as its reason where it has none of its own."""
+        """`decision` with where the MVs rest and what holds the cost; where it has no reason of its own, with which zones and
+        targets fight."""
         if not self.found:
             return decision
         own = decision.why or ("",) * len(self.found)
-        return replace(decision, why=tuple(w or r.sentence for w, r in zip(own, self.found, strict=True)))
+        return replace(
+            decision,
+            why=tuple(w or "; ".join(r.fights) for w, r in zip(own, self.found, strict=True)),
+            rest=np.stack([r.rest for r in self.found]),
+            active=tuple("; ".join(r.active) for r in self.found),
+        )

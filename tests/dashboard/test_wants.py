@@ -139,7 +139,7 @@ def test_what_holds_the_plant_is_a_sentence_and_escaped(view):
     shown = faceplates.sayings(
         said(view, active="production is held by <T>; 1 degC more gives .4 EUR/h", why="T ends short")
     )
-    assert "Held by" in shown
+    assert "Economy" in shown
     assert "held by &lt;T&gt;; 1 degC more gives .4 EUR/h" in shown
     assert "T ends short" in shown
     assert faceplates.sayings(dataclasses.replace(view, said_controller=None)) == ""

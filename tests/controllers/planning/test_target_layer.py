@@ -166,7 +166,7 @@ def test_guardrails_come_before_zones_whatever_their_ranks() -> None:
 def test_a_zone_beyond_what_the_moves_reach_names_their_limits() -> None:
     spec = spec_of(zones=(zone("P", 80, 90),))
     found = TargetLayer(spec, gains_for()).rest(BASE, START, targets_of(spec))
-    assert "beside the high limit of A and the low limit of B and the high limit of C" in found.sentence
+    assert "beside the high limit of A and the low limit of B and the high limit of C" in found.fights[0]
 
 
 def test_targets_give_way_by_rank() -> None:
@@ -187,7 +187,7 @@ def test_what_holds_the_cost_is_said_with_its_price() -> None:
     assert found.active == ("the cost is held by the high of the zone of P: 1 kPa more gives 2 EUR/h",)
     assert found.saving == pytest.approx(3.0 * (2 - 1) / 1.5, rel=0.01)
     wide = spec_of(zones=(zone("P", None, 90),), prices=spec.prices)
-    assert "the high limit of A" in TargetLayer(wide, one).rest(BASE, START, targets_of(wide)).sentence
+    assert "the high limit of A" in TargetLayer(wide, one).rest(BASE, START, targets_of(wide)).active[0]
 
 
 def test_operators_zones_prices_and_dropped_mvs_count() -> None:
@@ -259,7 +259,9 @@ def test_the_planner_goes_where_the_layer_says_and_tells_what_holds_the_cost() -
         answer = moved.decide(seen, targets_of(spec))
     plain = JepaMpc(model, config).decide(seen, targets_of(spec))
     assert answer.moves[0, 0] > plain.moves[0, 0] + 1e-3
-    assert answer.why[0].startswith("the cost is held by the high limit of A: 1 t/h more gives 3 EUR/h")
+    assert answer.active[0].startswith("the cost is held by the high limit of A: 1 t/h more gives 3 EUR/h")
+    assert answer.why == ("",), "an active set is the ordinary case, and no alarm"
+    np.testing.assert_array_equal(answer.rest, [moved.layers.found[0].rest])
     given = replace(targets_of(spec), rest=np.array([[5.0, np.nan, np.nan]]))
     moved.decide(seen, given)
     assert not moved.layers.found, "resting values from elsewhere pass through"
