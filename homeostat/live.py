@@ -197,6 +197,7 @@ async def control_live(
             doubts,
             memory,
             [*schedule, *filter(None, [expected])],
+            controller.unknown if isinstance(controller, LatentController) else None,
         )
         server = await stack.enter_async_context(ControllerServer(loop))
         log.info("controller of %s at %s, starting in %s", spec.name, server.endpoint, mode)

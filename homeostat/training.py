@@ -26,7 +26,7 @@ from models.checkpoint import FILES, REPORT, Checkpoint, doubts_of, needs_room, 
 from models.config import ModelConfig, TrainingConfig
 from models.counts import Counts
 from models.data_check import DataReport, check_runs
-from models.dataset import Source, Split, iter_runs, split_runs
+from models.dataset import Source, Split, cut_finer, iter_runs, split_runs
 from models.diagnostics import diagnose, suspicions
 from models.gain_estimate import gains_of
 from models.manifest import seal
@@ -104,6 +104,7 @@ def _train(
     checked(found)
     found.refuse()
     _enforce_policy(spec, runs)
+    runs = cut_finer(spec, runs, 2 * (model.window + model.horizon))
     parts = split_runs(runs, training.validation_share, training.calibration_share, training.seed)
     rest = replace(parts, calibration=some_of(parts.calibration, _HELD_OUT), test=some_of(parts.test, _HELD_OUT))
     _rehearse(spec, rest, model)

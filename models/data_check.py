@@ -1,7 +1,7 @@
 """What is wrong with training data, said before training begins.
 
-Errors stop it: too little, an MV that never moved, nothing that moves at all, a tag nobody read, values plainly in another
-unit. What can be handled is, and is only told: gaps are masked, samples put in order, doubled ones dropped, fill values and
+Errors stop it: too little, no MV that ever moved, nothing that moves at all, a tag nobody read or labelled, values plainly in
+another unit. What is unknown afterwards is a warning: what an MV does that never moved, or only with another. What can be handled is, and is only told: gaps are masked, samples put in order, doubled ones dropped, fill values and
 texts taken as missing, a tag that never changes scaled by its range so that its noise is not amplified.
 """
 
@@ -18,13 +18,17 @@ from numpy.typing import NDArray
 
 from models.config import ModelConfig
 from models.counts import Counts
+from models.moves import spread_of, together, unmoved
 from models.plant_surprise import STEPS
+from models.streaming import some_of
 from models.windows import Run
 from plant.errors import ModelError
 from plant.spec import PlantSpec, Role, Tag
 
 Array = NDArray[np.float64]
 _STILL = 1e-3  # of a tag's range: what moves less has not moved
+_LOOKED_AT = 200_000  # samples: enough to see what moves together
+_FEW = 2000  # samples: how often something happens once in a thousand can hardly be told from fewer
 _NOISE = 8.0  # standard deviations: the spread of a thousand samples that only noise moves stays within
 _CONVERSIONS = (
     ("K", "degC", lambda v: v - 273.15), ("degC", "K", lambda v: v + 273.15), ("degF", "degC", lambda v: (v - 32) / 1.8),
@@ -100,18 +104,14 @@ def check_runs(spec: PlantSpec, runs: Sequence[Run], model: ModelConfig, counts:
             Severity.WARNING, f"no run is longer than the horizon of {model.horizon} samples", where,
             "Predictions that far ahead are never tested: record longer runs, or plan over a shorter horizon.",
         ))  # fmt: skip
-    judged = model.window + max(k for k in STEPS if k <= model.horizon)
-    usual = [len(r) for r in runs if r.kind != "incident"]
-    if not spec.simulator and max(usual, default=0) <= judged:
-        found.append(Finding(
-            Severity.WARNING, f"no run is longer than {judged} samples: nothing will tell whether the plant follows the model",
-            where, "AUTO is not given to such a model: record longer runs, or choose a shorter window or horizon.",
-        ))  # fmt: skip
+    found += _of_amount(spec, runs, model, where)
     for i, tag in enumerate(tags):
         found += _of_tag(
             spec, tag, runs, counts, *(getattr(facts, n)[:, i] for n in ("there", "low", "middle", "high"))
         )
     found += _steady(spec, tags, facts, where)
+    found += _of_moves(spec, runs, where)
+    found += _of_labels(spec, runs)
     found += _of_constants(spec, runs, counts)
     found += _of_reading(counts, where)
     order = list(Severity)
@@ -140,10 +140,7 @@ def _of_tag(
     found = _range(spec, tag, counts) + _levels(tag, where, low[known], high[known])
     span, reach = float(high[known].max() - low[known].min()), tag.span
     if tag.role is Role.MV and span <= _STILL * reach:
-        found.append(Finding(
-            Severity.ERROR, f"{tag.name} never moved: it is {low[known].min():g} {tag.unit} throughout", where,
-            "What it does cannot be learned: excite it (`homeostat excite`), or take it out of the plant file.",
-        ))  # fmt: skip
+        pass  # see `_of_moves`
     elif tag.role is Role.MV and (high - low)[known].max() <= _STILL * reach:
         found.append(Finding(
             Severity.WARNING, f"{tag.name} moves between runs and never within one", where,
@@ -167,6 +164,69 @@ def _of_tag(
             else f"Most of it is a gap: mend its connection{_on_change(tag)}."
         )
         found.append(Finding(severity, f"{tag.name} is missing in {share:.1%} of the samples{extra}", where, fix))
+    return found
+
+
+def _of_amount(spec: PlantSpec, runs: Sequence[Run], model: ModelConfig, where: str) -> list[Finding]:
+    """What so little data, or such short runs, cannot tell."""
+    usual, found = [len(r) for r in runs if r.kind != "incident"], []
+    judged = model.window + max(k for k in STEPS if k <= model.horizon)
+    if not spec.simulator and max(usual, default=0) <= judged:
+        found.append(Finding(
+            Severity.WARNING, f"no run is longer than {judged} samples: nothing will tell whether the plant follows the model",
+            where, "AUTO is not given to such a model: record longer runs, or choose a shorter window or horizon.",
+        ))  # fmt: skip
+    if 0 < (samples := sum(usual)) < _FEW:
+        hours = samples * spec.sample_time_s / 3600
+        found.append(Finding(
+            Severity.NOTE, f"{samples} samples of usual operation are few ({hours:.2g} plant-hours)", where,
+            f"Not known from them: what takes longer than {hours / 4:.2g} h, disturbances that did not come, and how often normal"
+            " operation surprises the model: margins and limits are wider for it. Record more and train again.",
+        ))  # fmt: skip
+    return found
+
+
+def _of_moves(spec: PlantSpec, runs: Sequence[Run], where: str) -> list[Finding]:
+    """MVs whose effect nobody can learn: those that never moved, and those that only moved together."""
+    known = [i for i, _ in enumerate(spec.mvs) if any(np.isfinite(r.applied[:, i]).any() for r in runs)]
+    still = unmoved(spec, spread_of(runs, len(spec.mvs)))
+    still = {mv.name: mv for i, mv in enumerate(spec.mvs) if i in known and mv.name in still}
+    found = []
+    for name, mv in still.items():
+        i = [t.name for t in spec.mvs].index(name)
+        value = next(v[np.isfinite(v)][0] for r in runs if np.isfinite(v := r.applied[:, i]).any())
+        what, at = f"{name} never moved: it is {value:g} {mv.unit} throughout", f"tag {name} of {spec.name}"
+        if len(still) == len(known):
+            fix = "What it does cannot be learned: excite it (`homeostat excite`), or take it out of the plant file."
+            found.append(Finding(Severity.ERROR, what, at, fix))
+        else:
+            fix = "What it does is unknown, and the planner leaves it where it is: excite it (`homeostat excite`)."
+            found.append(Finding(Severity.WARNING, what, at, fix))
+    for group in together(spec, some_of(runs, _LOOKED_AT)):
+        names = f"{', '.join(group[:-1])} and {group[-1]}"
+        found.append(Finding(
+            Severity.WARNING, f"{names} only ever moved together", where,
+            "What each does alone cannot be told: move them one at a time (`homeostat excite`), and mistrust their gains until then.",
+        ))  # fmt: skip
+    return found
+
+
+def _of_labels(spec: PlantSpec, runs: Sequence[Run]) -> list[Finding]:
+    """Hidden quantities that a guardrail needs and nobody labelled."""
+    found = []
+    for i, g in enumerate(spec.guardrails):
+        needed = []
+        if spec.tag(g.tag).role is Role.HIDDEN:
+            needed.append((g.tag, "watches", [r.hidden for r in runs if r.hidden is not None]))
+        if g.fallback_tag:
+            needed.append((g.fallback_tag, "asks what the fallback saves by", [r.labels for r in runs]))
+        for tag, does, values in needed:
+            if not any(np.isfinite(v[:, i]).any() for v in values):
+                found.append(Finding(
+                    Severity.ERROR, f"nothing labels {tag}, which guardrail {g.name} {does}", f"tag {tag} of {spec.name}",
+                    "Store its values in the historian (a laboratory's, or a simulator's: `homeostat excite --lock-step`), or take"
+                    " it out of the guardrail in the plant file.",
+                ))  # fmt: skip
     return found
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +32,7 @@ Array = NDArray[np.float64]
 Column = tuple[NDArray[np.int64], Array]  # times in microseconds, values
 _BLOCK = 180  # samples: a long recording is cut into blocks of this many, so that a split can tell them apart
 _ROWS = 1_000_000  # of a history read at once, about
+_ENOUGH = 20  # runs: a tenth of them are two
 _SILENCE = 10  # samples without a row of any scanned tag: the recorder was down, not the plant at rest
 
 
@@ -184,6 +185,27 @@ def _run(
     labels, hidden = (together([at.get(t, nothing) if t else nothing for t in tags]) for tags in (fallback, watched))
     known = np.array(held) if held else None
     return Run(block.kind, block.grid[0] / 1e6, measured, dvs, applied, labels, hidden, known)
+
+
+def cut_finer(spec: PlantSpec, runs: Sequence[Run], least: int) -> list[Run]:
+    """`runs`, the longest of them cut in two until there are enough to be split, or none is twice `least` samples long."""
+    cut = list(runs)
+    while len(cut) < _ENOUGH:
+        i = max(range(len(cut)), key=lambda i: len(cut[i]))
+        run, half = cut[i], len(cut[i]) // 2
+        if half < least:
+            break
+        cut[i : i + 1] = [
+            _cut(run, 0, half, run.start_s),
+            _cut(run, half, len(run), run.start_s + half * spec.sample_time_s),
+        ]
+    return cut
+
+
+def _cut(run: Run, first: int, last: int, start_s: float) -> Run:
+    rows = {name: getattr(run, name)[first:last] for name in ("measured", "dvs", "applied", "labels")}
+    hidden = None if run.hidden is None else run.hidden[first:last]
+    return replace(run, start_s=start_s, hidden=hidden, **rows)
 
 
 def split_runs(runs: Sequence[Run], validation: float, calibration: float, seed: int) -> Split:

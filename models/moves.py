@@ -7,15 +7,18 @@ taken to go to the target at its rate.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plant.spec import Move
+from models.windows import Run, least_spread
+from plant.spec import Move, PlantSpec
 
 Array = NDArray[np.float64]
 Column = tuple[NDArray[np.int64], Array]  # times in microseconds, values
+_SAME = 0.1  # of the changes of an MV: what the others leave unexplained (1 % of the square)
 _KNOWN = 0.5  # of an interval: where less of it is known, the move is not
 
 
@@ -38,6 +41,53 @@ class Path:
         i = np.maximum(np.searchsorted(self.ts, at, side="right") - 1, 0)
         past = np.maximum(at - self.ts[i], 0)
         return np.stack([until[i] + (value[i] + 0.5 * slope[i] * past) * past, seen[i] + known[i] * past])
+
+
+def unmoved(spec: PlantSpec, spread: Array) -> dict[str, str]:
+    """MVs that hardly moved where their standard deviation is `spread` (n_mv,), each with a sentence: what they do is unknown."""
+    least = least_spread(spec.mvs)
+    return {
+        mv.name: f"it stood at one value in the data the model learned from, so what {mv.name} does is unknown"
+        for mv, std, floor in zip(spec.mvs, spread.tolist(), least.tolist(), strict=True)
+        if std <= floor * (1 + 1e-6)
+    }
+
+
+def spread_of(runs: Sequence[Run], mvs: int) -> Array:
+    """The standard deviation (n_mv,) of each move over all of `runs`; 0 where none is known."""
+    count, total, squares = np.zeros(mvs), np.zeros(mvs), np.zeros(mvs)
+    usual = next(
+        (np.nan_to_num(np.nanmedian(r.applied, 0)) for r in runs if np.isfinite(r.applied).any(0).all()), total
+    )
+    for run in runs:
+        away = run.applied - usual
+        count += np.isfinite(away).sum(0)
+        total += np.nansum(away, 0)
+        squares += np.nansum(away**2, 0)
+    count = np.maximum(count, 1)
+    return np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
+
+
+def together(spec: PlantSpec, runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """MVs that only ever moved together: of each group the changes of any follow from those of the others to 1 %."""
+    names = [t.name for t in spec.mvs]
+    changes = np.concatenate([np.diff(r.applied, axis=0) for r in runs])
+    changes = changes[np.isfinite(changes).all(1)] / least_spread(spec.mvs)
+    if not len(changes):
+        return []
+    size = changes.std(0)
+    moved = np.flatnonzero(size > 1e-3)
+    found: list[tuple[str, ...]] = []
+    for i in moved:
+        others = moved[moved != i]
+        fit, *_ = np.linalg.lstsq(changes[:, others], changes[:, i], rcond=None)
+        left = (changes[:, i] - changes[:, others] @ fit).std() if len(others) else size[i]
+        if left <= _SAME * size[i]:
+            with_it = [int(j) for j, f in zip(others, fit, strict=True) if abs(f) * size[j] > _SAME * size[i]]
+            group = tuple(names[j] for j in sorted([int(i), *with_it]))
+            if group not in found:
+                found.append(group)
+    return found
 
 
 def path_of(column: Column, move: Move, start: float) -> Path:

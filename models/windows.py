@@ -224,7 +224,7 @@ def channel_scale(spec: PlantSpec, runs: Sequence[Run]) -> Scale:
     for run in runs:
         seen |= np.isfinite(_finite_rows(run)).any(0)
     _need_readings(spec, [t for t, some in zip(tags, seen, strict=True) if not some])
-    return Scale.fit_parts(runs, _floor(tags))
+    return Scale.fit_parts(runs, least_spread(tags))
 
 
 def constant_scale(spec: PlantSpec, runs: Sequence[Run]) -> Scale | None:
@@ -234,10 +234,11 @@ def constant_scale(spec: PlantSpec, runs: Sequence[Run]) -> Scale | None:
         return None
     rows = np.stack([np.full(len(spec.constants), np.nan) if r.constants is None else r.constants for r in runs])
     _need_readings(spec, [t for i, t in enumerate(spec.constants) if not np.isfinite(rows[:, i]).any()])
-    return Scale.fit(np.where(np.isfinite(rows), rows, np.nan), _floor(spec.constants))
+    return Scale.fit(np.where(np.isfinite(rows), rows, np.nan), least_spread(spec.constants))
 
 
-def _floor(tags: Sequence[Tag]) -> Array:
+def least_spread(tags: Sequence[Tag]) -> Array:
+    """The spread (n_tag,) that a tag is scaled by which hardly moved: its noise, or 1/200 of its range."""
     return np.array([max(3 * t.noise, (t.range[1] - t.range[0]) / 200) for t in tags])
 
 

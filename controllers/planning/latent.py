@@ -26,6 +26,7 @@ from controllers.planning.sampling import IcemPlanner, MppiPlanner
 from controllers.planning.scp import ScpPlanner
 from controllers.planning.widening import Widening
 from models.calibration import Calibration
+from models.moves import unmoved
 from models.world_model import WorldModel
 from plant.errors import ControlError
 from plant.native import CompilerError
@@ -75,7 +76,11 @@ class LatentController(ABC):
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         self._low = _double([m.limits[0] for m in moves])
         self._span = _double([m.span for m in moves])
+        spread = self.model.channel_std[-len(moves) :].double()
+        self.unknown = unmoved(self.spec, spread.numpy())
+        """MVs that never moved where the model learned, with a sentence: no plan moves them."""
         self._rate = _double([m.reach(self.spec.sample_time_s) for m in moves]) / self._span
+        self._rate = torch.where(torch.tensor([t.name in self.unknown for t in self.spec.mvs]), 0.0, self._rate)
         self._safe = (_double([m.safe for m in moves]) - self._low) / self._span
         self.constraints = Constraints(self.model)
         self.calibration = calibration or Calibration.none(self.config.horizon, len(self.constraints))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class ControlLoop:
     - `memory`: keeps targets, limits, alarms and what became of AUTO over a restart; None forgets. Its owner closes it.
     - `forecast`: plant time (s) -> what is expected of the DVs from the next sample on, as `Observation.forecast` takes it.
     - `sources`: what feeds targets, zones and forecasts from outside; their trouble is an alarm, never a stop.
+    - `unknown`: MVs that the model never saw move, with a sentence; they are never moved.
 
     Samples are due every `spec.sample_time_s` of plant time. One that is still running when the next is due lets that one
     pass (an overrun): samples are never caught up in a burst. While the plant cannot be reached the loop keeps trying.
@@ -70,10 +71,12 @@ class ControlLoop:
         doubts: Sequence[str] = (),
         memory: Memory | None = None,
         sources: Sequence[Source] = (),
+        unknown: Mapping[str, str] | None = None,
     ) -> None:
         self.spec, self.config, self._link, self._controller, self._clock = spec, config, link, controller, clock
         self._recorder = Recorder(spec, historian, self._historian_trouble)
-        self.supervisor = Supervisor(spec, config, self._recorder.event, [*doubts, *filter(None, [unwatched(spec)])])
+        doubts = [*doubts, *filter(None, [unwatched(spec)])]
+        self.supervisor = Supervisor(spec, config, self._recorder.event, doubts, unknown)
         self.targets = TargetBoard(spec, config.preview)
         self.asking = Asking(self.targets, self._audited, self._recorder, lambda: self._time.now_s())
         self.figures = Figures()

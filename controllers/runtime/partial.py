@@ -30,14 +30,19 @@ class PartialService:
     """Which MVs are ours to move. An optional one drops out when its loop leaves the modes that take our moves, when its
     read-back is lost, or when somebody else moves it; the rest goes on, and it is a measured disturbance.
 
+    An MV that is `unknown` (and why: the model never saw it move) is never moved.
+
     It comes back by itself only where that is certain not to fight a person: when the loop that had left came back, or the
     read-back is good again, for `rearm_samples`. One that somebody moved waits for a person, who asks for AUTO once more.
     """
 
-    def __init__(self, spec: PlantSpec, quality: QualityConfig, rearm_samples: int) -> None:
+    def __init__(
+        self, spec: PlantSpec, quality: QualityConfig, rearm_samples: int, unknown: Mapping[str, str] | None = None
+    ) -> None:
         self._spec, self._quality, self._rearm_samples = spec, quality, rearm_samples
         self._mvs = {t.name: t.move for t in spec.mvs if t.move is not None}
         self._asked_for = spec.handshake is not None and spec.handshake.permit is not None
+        self._unknown = dict(unknown or {})
         self._taken: dict[str, str] = {}  # by somebody; only a person gives it back
         self._away: dict[str, str] = {}  # by its loop, or without a read-back
         self._back = dict.fromkeys(self._mvs, 0)
@@ -46,8 +51,8 @@ class PartialService:
 
     @property
     def dropped(self) -> dict[str, str]:
-        """Optional MVs that are not ours to move, and why."""
-        return {**self._away, **self._taken}
+        """MVs that are not ours to move, and why: optional ones, and those of which nobody knows what they do."""
+        return {**self._unknown, **self._away, **self._taken}
 
     def follow(self, sample: Sample, inputs: Inputs, strayed: Mapping[str, str]) -> None:
         """Take note of a sample. `strayed`: MVs that for long enough have not gone where they were sent. A plant that is asked

@@ -36,17 +36,22 @@ class Supervisor:
     """Modes, entry conditions, sheds, and the moves. `report` gets an `Event` for every transition.
 
     For each sample `look`, then `step`; `shed`, `lose`, `enter` and `wrote` in between. `doubts`: what speaks against the model
-    from the start.
+    from the start. `unknown`: MVs that it never saw move, and a sentence; they stay where they are.
     """
 
     def __init__(
-        self, spec: PlantSpec, config: ControllerConfig, report: Callable[[Event], None], doubts: Sequence[str] = ()
+        self,
+        spec: PlantSpec,
+        config: ControllerConfig,
+        report: Callable[[Event], None],
+        doubts: Sequence[str] = (),
+        unknown: Mapping[str, str] | None = None,
     ) -> None:
         self._spec, self._config, self._report = spec, config.supervisor, report
         self._wire = ReadbackCheck(spec, self._config.readback_tolerance, 1.0 - config.loop.deadline_share)
         self.alarms = AlarmList(report)
         self.clamp = MoveClamp(spec, self._config.limit_ramp)
-        self.partial = PartialService(spec, config.quality, self._config.rearm_samples)
+        self.partial = PartialService(spec, config.quality, self._config.rearm_samples, unknown)
         self.fallback = Fallback(spec, self._config)
         self.trust = Trust(doubts)
         self.signs = Signs(spec, self._config.heartbeat_samples)

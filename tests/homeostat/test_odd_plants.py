@@ -147,6 +147,7 @@ def test_moves_that_nobody_knows_are_refused_before_training(tmp_path: Path) -> 
         for i in range(12):
             times: Any = T0 + 1000 * i + 2.0 * np.arange(60)
             store.sample_block({"V": np.where(np.arange(60) % 60 == 0, 30.0 + i, np.nan)}, times)
+            store.sample_block({"V": np.array([np.nan])}, times[:1] + 0.5)
         assert store.flush()
         error = refused(lambda: train(spec, store, tmp_path / "model", report=begun))
     assert "no held-out run knows every move" in error.what
@@ -164,7 +165,7 @@ def test_a_guardrail_that_no_reading_shows_is_refused_before_training(tmp_path: 
     with Historian(tmp_path / "historian.db", spec.name) as store:
         record(store, whole)
         error = refused(lambda: train(spec, store, tmp_path / "model", report=begun))
-    assert "no held-out sample shows a guardrail's tag" in error.what
+    assert "nothing labels X, which guardrail pure watches" in error.what
 
 
 def test_a_folder_that_cannot_take_the_checkpoint_is_refused_before_training(tmp_path: Path) -> None:

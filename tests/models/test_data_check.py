@@ -28,6 +28,13 @@ MODEL = ModelConfig(window=3, latent=4, encoder_width=8, predictor_width=8, head
 T0 = 1_700_000_000.0
 
 
+@pytest.fixture(autouse=True)
+def _enough(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few samples there are, but in the test of that."""
+    if "few" not in request.node.name:
+        monkeypatch.setattr("models.data_check._FEW", 0)
+
+
 def tag(name: str, role: str, bounds: tuple[float, float], nominal: float, **more: Any) -> dict[str, Any]:
     return {"name": name, "role": role, "description": f"Signal {name}", "unit": "degC", "range": bounds,
             "nominal": nominal, "node_id": f"ns=2;s=heater.{name}", **more}  # fmt: skip
@@ -96,6 +103,70 @@ def test_an_mv_that_never_moved(spec: PlantSpec):
     error = refused(check_runs(spec, changed(runs_of(), "applied", lambda a: np.full_like(a, 30.0)), MODEL))
     assert "U never moved: it is 30 degC" in error.what
     assert "excite" in error.fix
+
+
+def with_mvs(spec: PlantSpec, *more: str) -> PlantSpec:
+    """`spec` with further MVs."""
+    u = spec.tag("U")
+    return spec.model_copy(
+        update={"tags": (*spec.tags, *(u.model_copy(update={"name": n, "node_id": f"ns=2;s={n}"}) for n in more))}
+    )
+
+
+def beside(runs: list[Run], *columns: Any) -> list[Run]:
+    """Runs with further moves, each made of the first."""
+    return [replace(r, applied=np.hstack([r.applied, *(c(r.applied[:, :1]) for c in columns)])) for r in runs]
+
+
+def test_one_of_several_mvs_that_never_moved_is_told_and_left_alone(spec: PlantSpec):
+    runs = beside(runs_of(), lambda u: np.full_like(u, 12.0))
+    report = check_runs(with_mvs(spec, "W"), runs, MODEL)
+    report.refuse()
+    (finding,) = report.findings
+    assert finding.severity is Severity.WARNING
+    assert "W never moved: it is 12 degC" in finding.what
+    assert "the planner leaves it where it is" in finding.fix
+
+
+def test_no_mv_that_ever_moved_is_refused(spec: PlantSpec):
+    runs = beside(changed(runs_of(), "applied", lambda a: np.full_like(a, 30.0)), lambda u: np.full_like(u, 12.0))
+    assert "U never moved" in refused(check_runs(with_mvs(spec, "W"), runs, MODEL)).what
+
+
+def test_mvs_that_only_ever_moved_together_are_named(spec: PlantSpec):
+    rng = np.random.default_rng(5)
+    runs = beside(runs_of(), lambda u: rng.uniform(0, 80, u.shape), lambda u: 5 + 0.4 * u + rng.normal(0, 0.3, u.shape))
+    report = check_runs(with_mvs(spec, "W", "X"), runs, MODEL)
+    (finding,) = report.findings
+    assert (finding.severity, finding.what) == (Severity.WARNING, "U and X only ever moved together")
+    apart = [replace(r, applied=np.vstack([r.applied, np.add(r.applied[-1:], [0, 0, 40.0])])) for r in runs[:4]]
+    parts = [replace(r, measured=r.measured[:1].repeat(31, 0), dvs=r.dvs[:1].repeat(31, 0), labels=r.labels[:1].repeat(31, 0)) for r in apart]  # fmt: skip
+    assert check_runs(with_mvs(spec, "W", "X"), [*runs[4:], *parts], MODEL).findings == ()
+
+
+@pytest.mark.parametrize(("part", "tag_name", "does"), [("hidden", "X", "watches"), ("labels", "Y", "saves by")])
+def test_a_hidden_quantity_that_nobody_labelled_is_named(spec: PlantSpec, part: str, tag_name: str, does: str):
+    lab = [tag(name, "HIDDEN", (0.0, 150.0), 50.0, node_id=None) for name in ("X", "Y")]
+    rails = [{"name": "pure", "tag": "X", "max": 90.0}, {"name": "hot", "tag": "T", "max": 90.0, "fallback_tag": "Y"}]
+    whole = PlantSpec.model_validate(
+        spec.model_dump(exclude_none=True)
+        | {"tags": [*(t.model_dump(exclude_none=True) for t in spec.tags), *lab], "guardrails": rails}
+    )
+    known = [
+        replace(r, labels=np.tile([np.nan, 60.0], (30, 1)), hidden=np.tile([60.0, np.nan], (30, 1))) for r in runs_of()
+    ]
+    check_runs(whole, known, MODEL).refuse()
+    error = refused(check_runs(whole, changed(known, part, lambda v: np.full_like(v, np.nan)), MODEL))
+    assert f"nothing labels {tag_name}" in error.what
+    assert does in error.what
+
+
+def test_few_samples_say_what_is_not_known(spec: PlantSpec):
+    (finding,) = check_runs(spec, runs_of(), MODEL).findings
+    assert finding.severity is Severity.NOTE
+    assert "240 samples of usual operation are few (0.13 plant-hours)" in finding.what
+    assert "Not known from them" in finding.fix
+    assert check_runs(spec, runs_of(80), MODEL).findings == ()
 
 
 def test_an_mv_that_moves_between_runs_only(spec: PlantSpec):

@@ -68,3 +68,12 @@ async def test_the_plants_own_word_is_waited_for_and_without_it_the_plant_is_giv
     refusal = await access.request(PlantMode.REMOTE)
     assert link.asked == asked
     assert ("handshake.granted" in refusal) == (looks > 2)
+
+
+def test_an_mv_that_the_model_never_saw_move_stays_dropped(make_spec):
+    spec = make_spec()
+    partial = PartialService(spec, QualityConfig(), 2, {"U": "it stood at one value"})
+    inputs = Inputs({t.name: t.nominal for t in spec.online}, ())
+    partial.rearm()
+    assert partial.dropped == {"U": "it stood at one value"}
+    assert partial.words(inputs, {"U": (0.0, 80.0)})["U"] == "DROPPED"
