@@ -104,7 +104,7 @@ def _train(
     checked(found)
     found.refuse()
     _enforce_policy(spec, runs)
-    runs = cut_finer(spec, runs, 2 * (model.window + model.horizon))
+    runs = cut_finer(spec, runs, 3 * (model.window + model.horizon) // 2)
     parts = split_runs(runs, training.validation_share, training.calibration_share, training.seed)
     rest = replace(parts, calibration=some_of(parts.calibration, _HELD_OUT), test=some_of(parts.test, _HELD_OUT))
     _rehearse(spec, rest, model)
