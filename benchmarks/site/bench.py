@@ -52,7 +52,7 @@ class Settings:
 
 
 LONG = Settings(folds=((10.0, FOLDS), (100.0, FOLDS), (200.0, FOLDS)), tank_hours=48.0)
-QUICK = Settings(folds=((10.0, 1),), steps=200, loop_hours=1.0, tank_hours=0.2, loop_seeds=1, seeds=1)
+QUICK = Settings(folds=((40.0, 1),), steps=200, loop_hours=1.0, tank_hours=0.2, loop_seeds=1, seeds=1)
 
 
 @dataclass(frozen=True)
