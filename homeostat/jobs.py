@@ -17,6 +17,7 @@ from homeostat.gain_report import table
 from homeostat.recording import excite_lockstep
 from homeostat.train_config import TrainFile
 from homeostat.training import train_plant
+from models.candidates import compared
 from models.data_check import DataReport
 from models.gains import Gains
 from plant.spec import PlantSpec
@@ -46,9 +47,11 @@ def excite_into(spec: PlantSpec, path: Path, runs: int, incidents: int | None, s
     err.print(f"{hours:.0f} plant-hours stored in {path}")
 
 
-def train_into(spec: PlantSpec, path: Path, target: Path, settings: TrainFile, stream: bool = False) -> bool:
-    """Train from a historian's file, or with `stream` from a folder of Parquet files, with a progress bar.
-    Returns whether the run is suspect, and says so."""
+def train_into(
+    spec: PlantSpec, path: Path, target: Path, settings: TrainFile, stream: bool = False, compare: bool = False
+) -> bool:
+    """Train from a historian's file, or with `stream` from a folder of Parquet files, with a progress bar. `compare` prints
+    every model that was tried. Returns whether the run is suspect, and says so."""
     command = "homeostat " + " ".join(sys.argv[1:])
     with contextlib.ExitStack() as stack:
         store = ParquetHistory(path) if stream else stack.enter_context(Historian(path, spec.name, read_only=True))
@@ -66,6 +69,10 @@ def train_into(spec: PlantSpec, path: Path, target: Path, settings: TrainFile, s
         bar.update(task, description="trained")
     if trained is None:
         return False
+    choice = trained.checkpoint.facts["choice"]
+    err.print(f"model: {choice['said']}", highlight=False, soft_wrap=True)
+    if compare:
+        sys.stdout.write(f"{compared(choice)}\n")
     d = trained.checkpoint.facts["diagnostics"]
     gain = f", action gain {d['action_gain']:.1f}" if "action_gain" in d else ""
     err.print(f"checkpoint in {target}: effective rank {d['effective_rank']:.1f}{gain}")

@@ -48,8 +48,8 @@ def write(
     """Write the page for `model` to `path`; every figure is on the held-out `runs`, `facts` as in the checkpoint."""
     horizon = max(1, min(30, min(len(r) for r in runs) - 2, known_stretch(runs)))
     rolled = roll_outs(model, runs, horizon)
-    figures = [
-        ("Losses on validation runs, each before its weight", _losses(history)),
+    figures = [("Losses on validation runs, each before its weight", _losses(history))] if history.terms else []
+    figures += [
         ("Latent spectrum: how many directions carry something", _spectrum(rolled)),
         ("Error k samples ahead, as a share of each tag's standard deviation", _k_step(model, rolled)),
     ]
@@ -70,6 +70,7 @@ def write(
         figures += sections(gains)
     suspect = "; ".join(facts["suspect"]) if facts["suspect"] else ""
     verdict = f"<p class=bad>SUSPECT: {html.escape(suspect)}</p>" if suspect else "<p class=good>Not suspect.</p>"
+    choice = _choice(facts["choice"]) if "choice" in facts else ""
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:g}</td></tr>" for k, v in facts["diagnostics"].items())
     body = "".join(f"<section><h2>{html.escape(title)}</h2>{svg}</section>" for title, svg in figures)
     path.write_text(
@@ -79,15 +80,29 @@ table{{border-collapse:collapse;columns:2}}table.gains{{columns:1;font-size:.8re
 .bad{{color:#c0392b;font-weight:bold}}.good{{color:#2e8b57}}</style>
 <h1>World model of {html.escape(model.spec.name)}</h1><p>{html.escape(model.spec.about)}</p><p>Made by <code>{html.escape(facts["command"])}</code>, revision
 {html.escape(facts["revision"])}, {html.escape(facts["date"])}, {facts["seconds"]:g} s of training.
-Everything below was measured on runs that were neither trained nor calibrated on.</p>{verdict}{body}<table>{rows}</table></html>
+Everything below was measured on runs that were neither trained nor calibrated on.</p>{verdict}{choice}{body}<table>{rows}</table></html>
 """,
         encoding="utf-8",
     )
 
 
+def _choice(choice: dict[str, Any]) -> str:
+    """Every model that was tried, and what it errs."""
+    head = "".join(f"<th>{k} ahead</th>" for k in choice["steps"])
+    rows = "".join(
+        f"<tr><td>{html.escape(c['name'])}</td><td>{c['held_out']:.3f}</td>"
+        + "".join(f"<td>{v:.3f}</td>" for v in c["test"])
+        + f"<td>{html.escape(c['said'])}</td></tr>"
+        for c in choice["candidates"]
+    )
+    return f"""<section><h2>Models tried: {html.escape(choice["said"])}</h2><p>Errors as shares of a standard deviation, mean over
+tags. Held-out time chose; test runs report, so many samples ahead.</p>
+<table style="columns:1"><tr><th>model</th><th>held-out time</th>{head}<th></th></tr>{rows}</table></section>"""
+
+
 def _losses(history: History) -> str:
     figure, axes = axes_of()
-    for name in history.terms[0] if history.terms else ():
+    for name in history.terms[0]:
         values = [max(t[name], 1e-9) for t in history.terms]
         if max(values) > 1e-8:
             axes.plot(history.steps, values, lw=1.2, label=name)

@@ -22,6 +22,7 @@ from homeostat.train_report import History
 from homeostat.train_report import write as write_report
 from models import ranks
 from models.calibration import Calibration, calibrate
+from models.candidates import choose, compared
 from models.checkpoint import FILES, REPORT, Checkpoint, doubts_of, needs_room, save
 from models.config import ModelConfig, TrainingConfig
 from models.counts import Counts
@@ -33,8 +34,8 @@ from models.manifest import seal
 from models.plant_surprise import PlantSurprise
 from models.rivals.latent import LatentForecaster
 from models.streaming import keep_runs, some_of
-from models.training import Report, train
-from models.windows import Run, channel_scale, constant_scale
+from models.training import Report
+from models.windows import Run, channel_scale, constant_scale, usual_of
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
@@ -116,7 +117,10 @@ def _train(
             report(step, steps, terms)
 
     stage("training")
-    world = train(spec, parts.training, parts.validation, model, training, reported, out / "training.state", work)
+    choice = choose(
+        spec, parts.training, parts.validation, model, training, reported, stage, out / "training.state", work
+    )
+    world = choice.model
     seconds = time.perf_counter() - began
     rank, _ = ranks.join()
     ranks.leave()
@@ -133,8 +137,11 @@ def _train(
     surprise = PlantSurprise.of_runs(world, usual, [*parts.calibration, *held_out])
     stage("diagnosing")
     facts = _facts(spec, parts, world, training, command, seconds, calibration.runs)
+    if not choice.inverse:
+        facts["diagnostics"].pop("inverse_r2", None)
     suspect = suspicions(facts["diagnostics"])
     facts["suspect"] = suspect
+    facts["choice"] = choice.facts(usual_of(parts.test))
     facts["gains"] = gain_facts(spec, parts, world)
     save(out, world, calibration, facts, _card(spec, facts, calibration.margins), surprise)
     stage("writing the report")
@@ -268,6 +275,8 @@ Made by `{facts["command"]}` on {facts["date"]} (revision {facts["revision"]}, t
 for the figures below; margins come from {facts["calibration_runs"]} held-out and executed runs.
 
 Policy: recorded excitation runs under the plant's regulatory layer with its interlocks armed.{policy}
+
+{compared(facts["choice"])}
 
 Suspect: {suspect}. Seed {facts["training"]["seed"]}, {facts["parameters"]} parameters.
 

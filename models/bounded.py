@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.rivals.contract import Forecaster
+from models.rivals.stretches import Stretches
 from models.windows import WindowSet
 from models.world_model import Mlp, WorldModel
 
 REACH = 3.0  # ranges of the data that a roll-out may span
-_AT_ONCE = 65_536  # windows encoded together
+_AT_ONCE = 4096  # windows encoded together
 
 
 @torch.no_grad()
@@ -17,21 +22,54 @@ def bounded(model: WorldModel, data: WindowSet) -> WorldModel:
     """The same model with its read-out among its latents, the first `n_measured` of them, and all of them bounded: a reading
     to `REACH` times the range `data` has of it, any other latent to as many times the range it has on `data`."""
     wide = _carrying(model)
-    low, high = torch.full((wide.config.latent,), torch.inf), torch.full((wide.config.latent,), -torch.inf)
-    every = torch.arange(len(data.rows))
-    for some in every.split(_AT_ONCE):
+    n, size = model.n_measured, wide.config.latent
+    low, high = torch.full((size,), torch.inf), torch.full((size,), -torch.inf)
+    read_low, read_high = low[:n].clone(), high[:n].clone()
+    for some in torch.arange(len(data.rows)).split(_AT_ONCE):
         z = wide.encode_normalised(*data.gather(some), data.conditions(some))
         low, high = torch.minimum(low, z.amin(0)), torch.maximum(high, z.amax(0))
-    n = model.n_measured
-    seen = data.mask[:, :n] > 0
-    readings = torch.where(seen, data.rows[:, :n], torch.inf), torch.where(seen, data.rows[:, :n], -torch.inf)
-    known = seen.any(0)
-    low[:n] = torch.where(known, readings[0].amin(0), low[:n])
-    high[:n] = torch.where(known, readings[1].amax(0), high[:n])
+        y, seen = data.rows[some, :n], data.mask[some, :n] > 0
+        read_low = torch.minimum(read_low, torch.where(seen, y, torch.inf).amin(0))
+        read_high = torch.maximum(read_high, torch.where(seen, y, -torch.inf).amax(0))
+    known = read_low <= read_high
+    low[:n], high[:n] = torch.where(known, read_low, low[:n]), torch.where(known, read_high, high[:n])
     centre, half = (low + high) / 2, (REACH * (high - low) / 2).clamp(min=1e-3)
     wide.z_low.copy_(centre - half)
     wide.z_high.copy_(centre + half)
     return wide
+
+
+@torch.no_grad()
+def reach(model: Forecaster, data: WindowSet, steps: int) -> float:
+    """How many ranges of `data` the roll-outs of `model` span over `steps` samples at worst: from every corner (each channel's
+    lowest and highest sample), every MV at a limit, all at their lower, all at their upper ones, and each alone. Infinite
+    for one that is no number at the end."""
+    n, after = data.n_measured, data.n_measured + data.n_dv
+    rows = torch.where(data.mask > 0, data.rows, torch.nan)
+    low, high = (rows.nan_to_num(fill).aminmax(dim=0) for fill in (torch.inf, -torch.inf))
+    whole = data.starts[data.starts - data.first[data.starts] >= min(data.window, len(data.rows)) - 1]
+    whole = whole if len(whole) else data.starts
+    inside = rows[whole]
+    corners = whole[
+        torch.cat([inside.nan_to_num(torch.inf).argmin(0), inside.nan_to_num(-torch.inf).argmax(0)]).unique()
+    ]
+    part = Stretches.of(data, corners, steps=1)
+    moves = model.spec.mvs
+    scale = data.scale
+    ends = torch.tensor(np.array([t.move.limits if t.move else t.range for t in moves])).reshape(-1, 2).T
+    ends = (ends - torch.from_numpy(scale.mean[after:])) / torch.from_numpy(scale.std[after:])
+    m = len(moves)
+    sides = [torch.zeros(1, m), torch.ones(1, m), torch.eye(m), 1 - torch.eye(m)]
+    chosen = torch.cat(sides if m else sides[:1]).long()
+    worst, kind = 0.0, next(model.parameters(), part.values).dtype
+    centre, span = (high.max[:n] + low.min[:n]) / 2, (high.max[:n] - low.min[:n]).clamp(min=1e-6)
+    for choice in chosen:
+        u = part.u.repeat(1, steps, 1).to(kind)
+        u[..., :m] = ends[choice, torch.arange(m)].to(kind)
+        y = model.roll(part.values.to(kind), part.mask.to(kind), u, part.d.repeat(1, steps, 1).to(kind))
+        away = (2 * (y - centre.to(kind)).abs() / span.to(kind)).amax()
+        worst = max(worst, float(away) if torch.isfinite(y).all() else math.inf)
+    return worst
 
 
 def _carrying(model: WorldModel) -> WorldModel:

@@ -40,6 +40,7 @@ class TrainingConfig(_Strict):
     (decoupled). `anti_collapse`: SIGReg, variance and covariance (vicreg), or a slow target encoder (ema) that keeps
     `momentum` of itself a step. `masked_share` of the instants are hidden in masked prediction. `steady_share` caps windows in which nothing happens; `danger_share` of
     them start where the labelled fallback ends near a guardrail or beyond it; `padded_share` of the windows are cut short, as at start-up.
+    `candidates`: which models `homeostat train` tries; none named: all that there are data enough for.
     """
 
     order: Literal["joint", "decoupled"] = "joint"
@@ -65,6 +66,7 @@ class TrainingConfig(_Strict):
     padded_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     calibration_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    candidates: tuple[Literal["persistence", "arx", "subspace", "trunk", "scratch"], ...] = ()
     seed: int = 0
 
     @property

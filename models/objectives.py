@@ -52,6 +52,8 @@ def spread_of(
         return torch.zeros(())
     order = torch.randperm(alive.numel(), generator=rng)
     lived = order[alive.flatten()[order] > 0]
+    if not len(lived):
+        return torch.zeros(())
     part = z.flatten(0, -2)[lived[: weights.spread_samples]]
     return sigreg(part, weights.sigreg_slices, directions) if weights.anti_collapse == "sigreg" else vicreg(part)
 
@@ -107,14 +109,15 @@ def losses(
     """Every loss term on the window sequences that begin at `starts` (batch,). `target` is the slow copy whose latents are
     predicted under `anti_collapse: ema`. With `frozen` the encoder stays as it is: what would only shape it is left out.
     Those that are not `usual` (batch,), 0 or 1, teach the guardrail heads alone: there are more of them than a plant would
-    show, and where a reaction has run away, prediction has little to say."""
+    show, and where a reaction has run away, prediction has little to say. Nor do simulated incidents, which the latents do not
+    learn from at all."""
     directions = _another(rng)
     k = data.horizon
     steps = torch.arange(k + 1)
     index, alive = data.sequence(starts)
     told = alive  # what the guardrail heads may learn from
-    if usual is not None:
-        alive = alive * usual[:, None]
+    own = data.usual[starts]
+    alive = alive * (own if usual is None else own * usual)[:, None]
     history = torch.full_like(starts, data.window)
     cut = torch.rand(len(starts), generator=rng) < weights.padded_share
     history[cut] = torch.randint(1, data.window + 1, cut.shape, generator=rng)[cut]
@@ -163,6 +166,7 @@ def losses(
     if model.spec.guardrails:
         smooth = partial(nn.functional.smooth_l1_loss, beta=0.1, reduction="none")
         both = torch.cat([z, roll], dim=1)
+        both = torch.where(own[:, None, None] > 0, both, both.detach())  # incidents shape no latent
         truth = limit_truth(model, y, data.hidden[index])
         truth = torch.cat([truth, truth[:, 1:]], dim=1)
         counted = torch.cat([told[..., None], sure_moves], dim=1) * torch.isfinite(truth)
@@ -186,7 +190,7 @@ def losses(
     if cut.any():
         full, full_mask = data.gather(index[cut, 0])
         whole = model.encode_normalised(full, full_mask, None if c is None else c[cut])
-        padding = (z[cut, 0] - whole).square().mean()
+        padding = ((z[cut, 0] - whole).square() * own[cut, None]).mean()
     return Losses(prediction, spread, inverse, read, guard, padding)
 
 

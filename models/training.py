@@ -17,7 +17,7 @@ from models.config import ModelConfig, TrainingConfig
 from models.descent import Descent
 from models.objectives import Losses, MaskedPrediction, label_scale, losses
 from models.resume import TrainingState, restore
-from models.windows import Run, WindowSet, channel_scale, constant_scale
+from models.windows import Run, WindowSet, channel_scale, constant_scale, usual_of
 from models.world_model import WorldModel
 from plant.errors import ModelError
 from plant.spec import PlantSpec
@@ -91,7 +91,7 @@ def train(
     torch.manual_seed(training.seed)
     rng = torch.Generator().manual_seed(training.seed)
     sampler = torch.Generator().manual_seed(training.seed + 1)  # of its own: every process draws the same batches
-    scale = channel_scale(spec, [*runs, *passive])
+    scale = channel_scale(spec, usual_of([*runs, *passive]))
     constant = constant_scale(spec, [*runs, *passive])
     places = (None, None) if folder is None else (folder / "training", folder / "validation")
     data, held = (
@@ -100,7 +100,7 @@ def train(
     )
     model = WorldModel(spec, config, scale, constant)
     if spec.guardrails:
-        data.danger = data.endangered(lambda labels: label_scale(model, labels).nan_to_num(1.0) < _DANGER)
+        data.danger = endangered(model, data)
     whole = data
     if passive:
         whole = _WithPassive(data, runs, passive, scale, config.window, config.horizon, constant=constant)
@@ -120,6 +120,11 @@ def train(
     model = bounded(model, whole)
     model.finish_limits()
     return model.eval()
+
+
+def endangered(model: WorldModel, data: WindowSet) -> Tensor:
+    """The starts of `data` over whose horizon the labelled fallback ends near a guardrail, or beyond it."""
+    return data.endangered(lambda labels: label_scale(model, labels).nan_to_num(1.0) < _DANGER)
 
 
 def _phases(model: WorldModel, target: WorldModel, training: TrainingConfig, rng: torch.Generator) -> Iterable[_Phase]:

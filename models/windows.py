@@ -15,6 +15,7 @@ from plant.errors import ModelError
 from plant.spec import PlantSpec, Tag
 
 Array = NDArray[np.float64]
+INCIDENT = "incident"  # the kind of runs that were only ever simulated
 _AT_ONCE = 65_536  # starts looked at together: what is made of them on the way is a few hundred times as large
 
 
@@ -76,7 +77,7 @@ class WindowSet:
     A window is the last `window` samples of [measured, dvs, applied] and a mask of the same shape, flattened to
     `2 * window * channels`. Before a run's start it is padded with copies of its first sample, mask 0. Sequences begin
     wherever at least `shortest` samples follow; those that outrun their run say so (`alive`). What is constant within a run
-    is in no window: see `conditions`. With `folder` the tensors live in files there, and the operating system keeps in
+    is in no window: see `conditions`. `usual` (n_samples,): 0 in simulated incidents, else 1. With `folder` the tensors live in files there, and the operating system keeps in
     memory what is used of them.
     """
 
@@ -84,7 +85,7 @@ class WindowSet:
         self, runs: Sequence[Run], channel: Scale, window: int, horizon: int, shortest: int = 1,
         folder: Path | None = None, constant: Scale | None = None,
     ) -> None:  # fmt: skip
-        self.window, self.horizon, self._folder = window, horizon, folder
+        self.window, self.horizon, self.scale, self._folder = window, horizon, channel, folder
         self.n_measured, self.n_dv = runs[0].measured.shape[1], runs[0].dvs.shape[1]
         size, ahead = sum(len(r) for r in runs), [len(r) - shortest for r in runs if len(r) >= shortest + 1]
         if not ahead:
@@ -98,6 +99,7 @@ class WindowSet:
         self.labels, self.hidden = self._tensor("labels", size, labels), self._tensor("hidden", size, labels)
         whole = torch.long
         self.first, self.last = self._tensor("first", size, dtype=whole), self._tensor("last", size, dtype=whole)
+        self.usual = self._tensor("usual", size)
         self.starts = self._tensor("starts", sum(ahead), dtype=whole)
         at = begun = 0
         for run in runs:
@@ -108,6 +110,7 @@ class WindowSet:
             self.labels[here] = torch.tensor(np.array(run.labels)).float()
             self.hidden[here] = torch.nan if run.hidden is None else torch.tensor(np.array(run.hidden)).float()
             self.first[here], self.last[here] = at, at + len(run) - 1
+            self.usual[here] = float(run.kind != INCIDENT)
             if (more := len(run) - shortest) > 0:
                 self.starts[begun : begun + more] = torch.arange(at, at + more)
                 begun += more
@@ -204,6 +207,11 @@ def filled(values: Tensor, mask: Tensor) -> Tensor:
 def all_known(mask: Tensor) -> Tensor:
     """Whether all of some channels are there: `mask` (..., channels) of 0 and 1 -> (...), 0 or 1; 1 where there are none."""
     return mask.amin(-1) if mask.shape[-1] else torch.ones(mask.shape[:-1], dtype=mask.dtype)
+
+
+def usual_of(runs: Sequence[Run]) -> list[Run]:
+    """`runs` without simulated incidents; all of them where there is nothing else."""
+    return [r for r in runs if r.kind != INCIDENT] or list(runs)
 
 
 def known_stretch(runs: Sequence[Run]) -> int:

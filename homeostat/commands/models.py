@@ -47,11 +47,13 @@ def train(
             help="Train from a folder that `homeostat export` wrote; it may be larger than memory.", metavar="DIR"
         ),
     ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Print the errors of every model that was tried.")] = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the merged configuration and stop.")
     ] = False,
 ) -> None:
-    """Train a world model from the historian, calibrate its guardrails, and write a checkpoint with its card and a report."""
+    """Train models of several kinds from the historian and keep the one that errs least on held-out time; calibrate its
+    guardrails, and write a checkpoint with its card and a report."""
     import yaml
 
     from homeostat.jobs import train_into
@@ -63,5 +65,5 @@ def train(
         typer.echo(yaml.safe_dump(settings.model_dump(), sort_keys=False), nl=False)
         return
     target = checkpoint or data_dir / spec.name / "model"
-    if train_into(spec, parquet or historian_path(data_dir, spec), target, settings, stream=parquet is not None):
+    if train_into(spec, parquet or historian_path(data_dir, spec), target, settings, parquet is not None, compare):
         raise typer.Exit(1)

@@ -85,7 +85,7 @@ class Arx(Forecaster):
         return torch.stack(xs, 1), torch.stack(ys, 1)
 
     def _regressors(self, window: Tensor, u: Tensor) -> Tensor:
-        return torch.cat([window.flatten(1), u, torch.ones_like(u[:, :1])], 1)
+        return torch.cat([window.flatten(1), u, u.new_ones(len(u), 1)], 1)
 
     def roll(self, values: Tensor, mask: Tensor, u: Tensor, d: Tensor) -> Tensor:
         window = filled(values, mask)

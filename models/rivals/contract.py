@@ -31,6 +31,10 @@ class Forecaster(nn.Module, ABC):
         for name, value in (("channel_mean", channel.mean), ("channel_std", channel.std)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
 
+    def scale(self) -> Scale:
+        """The normalisation of [measured, dvs, applied]."""
+        return Scale(self.channel_mean.double().cpu().numpy(), self.channel_std.double().cpu().numpy())
+
     @property
     def size(self) -> int:
         """How many numbers were learned."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.config import TrainingConfig
 from models.descent import Descent
 from models.rivals.contract import Forecaster, with_constants
-from models.windows import WindowSet
+from models.windows import WindowSet, all_known
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -39,7 +39,7 @@ class Stretches:
         if steps is not None:
             index, alive = index[:, : steps + 1], alive[:, : steps + 1]
         rows, seen = data.rows[index], data.mask[index]
-        known = (seen[:, 1:, nm + nd :].amin(-1) * alive[:, 1:]).cumprod(1)[..., None]
+        known = (all_known(seen[:, 1:, nm + nd :]) * alive[:, 1:]).cumprod(1)[..., None]
         values, mask = data.gather(starts, history)
         values, u = values * mask, rows[:, 1:, nm + nd :]
         if (c := data.conditions(starts)) is not None:
@@ -79,6 +79,17 @@ def multi_step_error(model: Forecaster, part: Stretches) -> float:
     with torch.no_grad():
         mean = float(rms(model.roll(part.values, part.mask, part.u, part.d), part).mean())
     return mean if math.isfinite(mean) else math.inf
+
+
+def k_step(model: Forecaster, part: Stretches, steps: Sequence[int]) -> Tensor:
+    """Root mean square error of each tag `steps` ahead (steps x n_measured), normalised; NaN where nobody read it then, inf for
+    a model that runs away."""
+    kind = next(model.parameters(), part.values).dtype
+    part = part.double() if kind == torch.float64 else part
+    with torch.no_grad():
+        error = (model.roll(part.values, part.mask, part.u, part.d) - part.y).square().nan_to_num(torch.inf)
+    mean = torch.where(part.counted > 0, error, torch.nan)[:, [k - 1 for k in steps]].nanmean(0)
+    return mean.sqrt().double()
 
 
 def rms(guess: Tensor, part: Stretches) -> Tensor:

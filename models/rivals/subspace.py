@@ -173,7 +173,7 @@ def _bridged(data: WindowSet) -> Tensor:
 
 
 def _one(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    return torch.cat([x, x.new_ones(len(x), 1)], 1)
 
 
 def _ridge(x: Tensor, y: Tensor, ridge: float) -> Tensor:

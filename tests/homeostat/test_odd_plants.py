@@ -98,7 +98,7 @@ def test_a_plant_that_lacks_something_is_trained_on_its_history(kind: str, tmp_p
     assert back.calibration.margins.shape == (4, len(spec.guardrails))
     assert back.doubts == trained.checkpoint.doubts
     assert not any("calibrated" in doubt for doubt in back.doubts)
-    assert ("inverse_r2" in back.facts["diagnostics"]) == bool(spec.mvs)
+    assert ("action_gain" in back.facts["diagnostics"]) == bool(spec.mvs)
     assert "no guardrails" in (tmp_path / "model" / "card.md").read_text() or spec.guardrails
     assert (tmp_path / "model" / "report.html").exists()
 

@@ -1,0 +1,221 @@
+"""The cheap candidates: persistence, two linear models, and the trunk that grows on the better of them, all judged alike."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from models.config import ModelConfig, TrainingConfig
+from models.rivals.arx import Arx
+from models.rivals.contract import Forecaster
+from models.rivals.latent import LatentForecaster
+from models.rivals.linear import EVERY as LINEAR_EVERY
+from models.rivals.linear import STEPS as LINEAR_STEPS
+from models.rivals.linear import descend_on_horizon
+from models.rivals.persistence import Persistence
+from models.rivals.stretches import Stretches, k_step, some_of, whole
+from models.rivals.subspace import Subspace
+from models.trunk import EVERY, NARROW, SEEDS, averaged, grow, settling, steadied, world_of
+from models.windows import Run, WindowSet, channel_scale, constant_scale
+from models.world_model import WorldModel
+from plant.errors import ModelError
+from plant.spec import PlantSpec
+
+STEPS = (1, 5, 15, 30)  # samples ahead that candidates are judged at
+LINEAR = ("persistence", "arx", "subspace", "trunk")
+_STARTS = 1500  # held-out starts that a look takes in
+_LONGEST = 64  # samples that a trunk is trained over at most
+_WORK = 12_000  # of descent steps times samples: what a trunk may cost
+_SAMPLES_A_STEP, _LEAST, _MOST = 20, 100, 800  # steps of descent follow the amount of data
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model tried: its error on each held-out stretch of time (`score`), the seconds it took, what happened to it (`said`)
+    and why it may not be chosen (`out`)."""
+
+    name: str
+    model: WorldModel
+    scores: tuple[float, ...]
+    seconds: float
+    said: str = ""
+    out: str = ""
+
+    @property
+    def score(self) -> float:
+        """Mean over what was held out."""
+        return sum(self.scores) / len(self.scores)
+
+
+@dataclass
+class _Trace:
+    """What descent on one split came to: at each look the error on what is held out, and the model."""
+
+    errors: list[float] = field(default_factory=list)
+    models: list = field(default_factory=list)
+
+    @staticmethod
+    def best(traces: Sequence[_Trace]) -> int:
+        """The look that did best on all splits together."""
+        looks = min(len(t.errors) for t in traces)
+        return min(range(looks), key=lambda i: sum(t.errors[i] for t in traces))
+
+
+class Bench:
+    """Candidates for a plant whose usual runs are `pool`, judged on `splits` of them into (kept, held). With `again` each is
+    trained on all of `pool` in the end, as long as was best where something was held out."""
+
+    def __init__(
+        self, spec: PlantSpec, config: ModelConfig, training: TrainingConfig, pool: Sequence[Run],
+        splits: Sequence[tuple[Sequence[Run], Sequence[Run]]], again: bool, folder: Path | None,
+        stage: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._spec, self._config, self._training, self._again = spec, config, training, again
+        self._pool, self._folder, self._stage = pool, folder, stage
+        self._scales = channel_scale(spec, pool), constant_scale(spec, pool)
+        self._kept = [self._data(kept, config.horizon, f"kept{i}") for i, (kept, _) in enumerate(splits)]
+        self._splits, self._held = splits, [self._part(held) for _, held in splits]
+        self._arx: dict[int, Arx] = {}
+        self._states: dict[str, tuple[list[Subspace], Subspace, float]] = {}  # each split's, the last, and the error
+
+    def candidates(self, refused: list[str]) -> list[Candidate]:
+        """All of them, simplest first; `refused` is told what cannot be trained, and why."""
+        made = []
+        for name in LINEAR:
+            self._stage(f"trying {name}")
+            began = time.perf_counter()
+            try:
+                model, scores, said = {"persistence": self._persistence, "trunk": self._trunk}.get(
+                    name, lambda name=name: self._linear(name)
+                )()
+            except ModelError as e:
+                refused.append(f"{name}: {e}")
+                continue
+            made.append(Candidate(name, model, tuple(scores), time.perf_counter() - began, said))
+        return made
+
+    def _data(self, runs: Sequence[Run], horizon: int, name: str) -> WindowSet:
+        place = None if self._folder is None else self._folder / name
+        return WindowSet(runs, self._scales[0], self._config.window, horizon, folder=place, constant=self._scales[1])
+
+    def _part(self, runs: Sequence[Run]) -> tuple[Stretches, tuple[int, ...]]:
+        steps = steps_of(runs)
+        data = WindowSet(runs, self._scales[0], self._config.window, max(steps), constant=self._scales[1])
+        return Stretches.of(data, some_of(whole(data), _STARTS)), steps
+
+    def _error(self, model: Forecaster, split: int) -> float:
+        part, steps = self._held[split]
+        return mean_error(model, part, steps)
+
+    def _persistence(self) -> tuple[WorldModel, list[float], str]:
+        rival = Persistence(self._spec, self._config, *self._scales)
+        return persistent(rival), [self._error(rival, i) for i in range(len(self._held))], ""
+
+    def _learned(self, name: str, data: WindowSet) -> Subspace:
+        """By least squares alone."""
+        linear, arx = Subspace(self._spec, self._config, *self._scales), None
+        if name == "arx":
+            if id(data) not in self._arx:
+                self._arx[id(data)] = Arx(self._spec, self._config, *self._scales)
+                self._arx[id(data)].learn(data)
+            arx = self._arx[id(data)]
+        linear.learn(data, arx)
+        return linear
+
+    def _linear(self, name: str) -> tuple[WorldModel, list[float], str]:
+        traces = []
+        for i, data in enumerate(self._kept):
+            linear, trace = self._learned(name, data), _Trace()
+
+            def look(step: int, linear: Subspace = linear, trace: _Trace = trace, i: int = i) -> None:
+                steady = steadied(copy.deepcopy(linear), self._held[i][0].double())[0]
+                trace.models.append(steady)
+                trace.errors.append(self._error(steady, i))
+
+            steps = min(LINEAR_STEPS // 2 if self._again else LINEAR_STEPS, self._training.steps)
+            descend_on_horizon(linear, data, self._training, look, steps)
+            traces.append(trace)
+        best = _Trace.best(traces)
+        last, said = traces[-1].models[best], ""
+        if self._again:
+            every = self._data(self._pool, self._config.horizon, "pool")
+            last = self._learned(name, every)
+            if best:
+                descend_on_horizon(last, every, self._training, lambda step: None, best * LINEAR_EVERY)
+            last, said = steadied(last, self._held[-1][0].double())
+        scores = [t.errors[best] for t in traces]
+        self._states[name] = [t.models[best] for t in traces], last, sum(scores)
+        return world_of(last), scores, f"{last.order} states" + (f", {said}" if said else "")
+
+    def _trunk(self) -> tuple[WorldModel, list[float], str]:
+        if not self._states:
+            raise ModelError("no linear model to grow on", f"training of {self._spec.name}", "Record more.")
+        name = min(self._states, key=lambda n: self._states[n][2])
+        linears, last, _ = self._states[name]
+        size = sum(map(len, self._pool))
+        far = min(max(self._config.horizon, settling(last)), _LONGEST, max(len(r) for r in self._pool) // 3)
+        steps = min(max(size // _SAMPLES_A_STEP, _LEAST), _MOST, _WORK // max(far, 1), self._training.steps)
+        traces: list[_Trace] = []
+        seeds = range(1 if self._again else SEEDS)
+        for i, (linear, (kept, _)) in enumerate(zip(linears, self._splits, strict=True)):
+            data = self._data(kept, max(far, 1), f"long{i}")
+            for seed in seeds:
+                trace = _Trace()
+
+                def look(world: WorldModel, step: int, trace: _Trace = trace, i: int = i) -> None:
+                    trace.models.append(copy.deepcopy(world))
+                    trace.errors.append(self._error(LatentForecaster(world), i))
+
+                grow(linear, data, self._training, 1000 * self._training.seed + seed, steps, look)
+                traces.append(trace)
+        best = _Trace.best(traces)
+        scores = [t.errors[best] for t in traces]
+        if not best:
+            return world_of(last), self._of_linear(linears), f"on {name}: nothing to add"
+        if self._again:
+            data = self._data(self._pool, max(far, 1), "long")
+            worlds = [
+                grow(last, data, self._training, 1000 * self._training.seed + k, best * EVERY, lambda world, step: None)
+                for k in range(SEEDS)
+            ]
+            world = averaged(worlds)
+        else:
+            world = averaged([t.models[best] for t in traces])
+            scores = [self._error(LatentForecaster(world), 0)]
+        return world, scores, f"on {name}: {best * EVERY} steps over {far} samples"
+
+    def _of_linear(self, linears: Sequence[Subspace]) -> list[float]:
+        return [self._error(linear, i) for i, linear in enumerate(linears)]
+
+
+def persistent(rival: Persistence) -> WorldModel:
+    """Nothing changes, as a world model: its latents are the last readings."""
+    n = rival.n_measured
+    shape = {"latent": n, "encoder_width": NARROW, "predictor_width": NARROW, "filled": True}
+    world = WorldModel(rival.spec, rival.config.model_copy(update=shape), rival.scale(), rival.constant)
+    with torch.no_grad():
+        for net in (world.encoder, world.predictor):
+            for part in (net.last.weight, net.last.bias, net.linear.weight):
+                part.zero_()
+        channels = n + world.n_dv + world.n_mv
+        now = torch.arange(n) + (rival.config.window - 1) * channels
+        world.encoder.linear.weight[torch.arange(n), now] = 1.0
+        world.read_out_head.weight.copy_(torch.eye(n))
+        world.read_out_head.bias.zero_()
+    return world
+
+
+def steps_of(runs: Sequence[Run]) -> tuple[int, ...]:
+    """How far ahead `runs` can tell, of `STEPS`."""
+    longest = max((len(r) for r in runs), default=0) - 2
+    return tuple(k for k in STEPS if k <= max(longest, 1))
+
+
+def mean_error(model: Forecaster, part: Stretches, steps: Sequence[int]) -> float:
+    """The error `steps` ahead on `part`, mean over steps and tags; inf for a model that runs away."""
+    return float(k_step(model, part, steps).nanmean().nan_to_num(torch.inf))
