@@ -76,7 +76,7 @@ class Targets:
     no way to the safe side. `dropped` (n_mv, bool): MVs that are not ours to move; each stays at its move in force, a measured
     disturbance. `left_out` (n_target, bool): targets whose CV can no longer be predicted; they cost nothing. None: no such.
 
-    `zones` (n_zone x 2): low and high as operators have set them, NaN where a side is open; None: the spec's. `prices` (n_price):
+    `zones` (n_zone x 2): low and high as operators have set them, NaN where a side is open (both: nothing is asked); None: the spec's. `prices` (n_price):
     as they hold now, by unit and hour; None: the spec's. `rest` (batch x n_mv): where the MVs are to rest, NaN where nowhere in
     particular; None: the spec's `move.rest`."""
 

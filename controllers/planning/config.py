@@ -19,7 +19,7 @@ class PlannerConfig(BaseModel):
     from the resting value / span)^2, for MVs that have one, + `suppression` * (move / span)^2. A target or zone of a rank below
     another weighs a tenth of it. `effort_range` makes of every MV one that rests at its low end, its span the range's. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
     largest share of each new prediction error let into the offset correction; `guard`, in scales of each guardrail
-    (`PlantSpec.scale`), is kept on top of every calibrated margin: by default a twentieth of what counts as one unit of
+    (`PlantSpec.scale`), is kept from every limit, whatever margin is calibrated: by default a twentieth of what counts as one unit of
     violation, more than the hundredth that ranking tells apart. `guardrails: false` is for showing what they prevent. `energy: goal` measures the target error
     in the latent instead, from the latent of a plant at rest at its targets (`controllers.planning.goal`).
 

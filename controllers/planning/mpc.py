@@ -86,8 +86,9 @@ class JepaMpc(LatentController):
 
     def _problem(self, z: Tensor, position: Tensor, targets: Targets, forecast: Array | None) -> Problem:
         problem, t = super()._problem(z, position, targets, forecast), self._tuning
-        now = (self._reading(z) + problem.bias[:, 0])[:, t.columns]
-        course = t.reference(now, problem.targets)
+        course = problem.targets
+        if t.paced:
+            course = t.reference((self._reading(z) + problem.bias[:, 0])[:, t.columns], course)
         problem = dataclasses.replace(problem, targets=course, zones=t.zones(targets), rest=t.rest(targets, self.batch))
         return dataclasses.replace(problem, goal=self._goal(problem))
 

@@ -52,10 +52,14 @@ class Tuning:
             self._rest = np.full(len(moves), low)
             self.effort = self.effort * (self._span / (high - low)) ** 2
         self.suppression = _double([config.work[mv] ** -2 if mv in config.work else config.suppression for mv in mvs])
-        step = spec.sample_time_s
-        self._left = _double([math.exp(-step / config.response_s.get(t.tag, 0.0)) if t.tag in config.response_s else 0.0
-                              for t in spec.targets])  # fmt: skip
+        step, lags = spec.sample_time_s, [config.response_s.get(t.tag) for t in spec.targets]
+        self._left = _double([0.0 if lag is None else math.exp(-step / lag) for lag in lags])
         self._dead = torch.tensor([round(spec.tag(t.tag).dead_time_s / step) for t in spec.targets])
+
+    @property
+    def paced(self) -> bool:
+        """Whether any CV has a response time."""
+        return bool(self._config.response_s)
 
     def zones(self, targets: Targets) -> Tensor | None:
         """Low and high of every zone (n_zone x 2), the tags' units, NaN where a side is open; None where the plant has none."""
@@ -79,7 +83,7 @@ class Tuning:
     def reference(self, now: Tensor, wanted: Tensor) -> Tensor:
         """The course from the readings `now` (batch x n_target) to the targets `wanted` (batch x horizon x n_target): a lag of
         `response_s` from when the reading can first answer; `wanted` itself for CVs that have none."""
-        if not bool((self._left > 0).any()):
+        if not self.paced:
             return wanted
         course, at = [], now
         for k in range(wanted.shape[1]):

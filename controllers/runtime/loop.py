@@ -263,7 +263,7 @@ class ControlLoop:
             np.array([limits[t.name][1] for t in self.spec.mvs]),
             np.array([t.name in dropped for t in self.spec.mvs]) if dropped else None,
             np.array([t.tag in given_up for t in self.spec.targets]) if given_up else None,
-            self.targets.zones_now(),
+            self.targets.zones_now(given_up),
             self.targets.prices_now(),
         )
         self._plant.heartbeat.expect(self._deadline_s)

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,9 +168,10 @@ class TargetBoard:
                 out[0, times >= change.at_s, columns.index(change.tag)] = change.asked
         return out
 
-    def zones_now(self) -> Array | None:
-        """`Targets.zones`; None where the plant has none."""
-        return np.array([self._zones[z.tag] for z in self._spec.zones], dtype=np.float64) if self._zones else None
+    def zones_now(self, given_up: Collection[str] = ()) -> Array | None:
+        """`Targets.zones`, those of tags that are `given_up` open on both sides; None where the plant has none."""
+        sides = [(None, None) if z.tag in given_up else self._zones[z.tag] for z in self._spec.zones]
+        return np.array(sides, dtype=np.float64) if sides else None
 
     def prices_now(self) -> Array | None:
         """`Targets.prices`; None where the plant has none."""

@@ -126,20 +126,24 @@ async def test_a_lost_cv_is_held_predicted_and_left_out(make_rig, make_spec, ans
     seen = []
     controller = scripted(lambda o: seen.append(float(o.measured[0, 0])) or answer_with(30.0))
     config = {"quality": {"hold_samples": 2, "predict_samples": 3}}
-    rig = await make_rig(controller, config, make_spec(tags=tags, guardrails=[]))
+    zones = [{"tag": "T", "low": 40.0, "limits": (30.0, 80.0)}]
+    rig = await make_rig(controller, config, make_spec(tags=tags, guardrails=[], zones=zones))
     controller.answer = lambda o: (
         seen.append(float(o.measured[0, 0]))
         or answer_with(30.0, margins=np.zeros((1, 4, 0)), calibrated=np.zeros((4, 0)), guardrails=())
     )
     await rig.auto()
     rig.link.faults["T"] = bad
-    told, left_out = [], []
+    told, left_out, zoned = [], [], []
     for _ in range(7):
         await rig.cycle()
         told.append(words(rig)["T"])
         left_out.append(controller.targets.left_out is not None and bool(controller.targets.left_out[0]))
+        zoned.append(controller.targets.zones[0, 0])
     assert told == ["HELD"] * 2 + ["PREDICTED"] * 3 + ["BAD"] * 2
     assert left_out == [False] * 5 + [True] * 2
+    assert zoned[:5] == [40.0] * 5
+    assert np.isnan(zoned[5:]).all(), "nor does its zone ask for anything"
     assert all(map(math.isnan, seen[-5:]))
     assert rig.mode is Mode.AUTO
     rig.link.faults.clear()
