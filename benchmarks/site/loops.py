@@ -62,9 +62,7 @@ COURSES = {
         0.15,
     ),
 }
-_STUCK = {
-    "column": ("V", 0.72, 1800.0)
-}  # an MV that stays where it is from that share of the run on, for so many seconds
+_SLOW = {"column": ("V", 0.7, 90.0)}  # an MV that from that share of the run on follows with a lag of so many seconds
 
 
 def cases(bench: Bench) -> Mapping[str, Callable[[], list[Outcome]]]:
@@ -143,9 +141,9 @@ def scenarios(plant: str, spec: PlantSpec, samples: int) -> list[Scenario]:
         for name, levels in course.disturbances.items()
     }
     four: dict = {"disturbances": steps}
-    if plant in _STUCK:
-        mv, share, seconds = _STUCK[plant]
-        four["actuators"] = [{"mv": mv, "fault": "stuck", "at_s": share * length, "for_s": seconds}]
+    if plant in _SLOW:
+        mv, share, lag = _SLOW[plant]
+        four["actuators"] = [{"mv": mv, "fault": "slow", "at_s": share * length, "lag_s": lag}]
     feed, level = course.feed
     more = {"disturbances": {feed: {"steps": [[0.1 * length, level]]}}}
     return [
