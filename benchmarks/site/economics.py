@@ -3,7 +3,10 @@ the true equations say is the cheapest that the zones allow."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +26,16 @@ from simulators.stepping import ErrorControlled
 
 Array = NDArray[np.float64]
 TITLE = "Economics: reflux and boil-up priced, purities in zones"
-SHARE = 0.98
-HOURS, JUDGED_FROM = 30.0, 10.0  # of a run; three of the column's settling times
+SHARE, NOTHING, OUTSIDE = 0.98, 1.002, 0.02
+HOURS, JUDGED_FROM = (
+    45.0,
+    0.75,
+)  # of a run, and the share of it after which it is judged: three of the column's settling times
 _PURE = {"XD": (0.985, 0.995), "XB": (0.005, 0.015)}
 
 
 def cases(bench: Bench) -> Mapping[str, Callable[[], list[Outcome]]]:
-    return {"column": lambda: case(bench)}
+    return {"column": lambda: case(bench, False), "column, a wrong sign planted": lambda: case(bench, True)}
 
 
 def wanted(spec: PlantSpec) -> PlantSpec:
@@ -65,34 +71,51 @@ def optimum(spec: PlantSpec) -> tuple[Array, float]:
     return found.x, float(price @ found.x)
 
 
-def case(bench: Bench) -> list[Outcome]:
-    whole = bench.simulated("column")
-    spec = wanted(whole)
+def case(bench: Bench, wrong_sign: bool) -> list[Outcome]:
+    """The column at rest, from its usual set-points on. With `wrong_sign` the model's own gain of XB to the boil-up is taken for its
+    opposite, against what the data say."""
+    spec = wanted(bench.simulated("column"))
     checkpoint = bench.model("column", bench.settings.most)
-    seeds = bench.settings.seeds
-    hours = min(HOURS, max(2.0, bench.settings.loop_hours))
+    checkpoint.model.spec = wanted(bench.spec("column"))
+    if wrong_sign:
+        checkpoint = replace(checkpoint, facts=turned(checkpoint.facts, "XB", "V"))
+    seeds, hours = bench.settings.seeds, min(HOURS, max(2.0, bench.settings.loop_hours))
     samples = round(hours * 3600 / spec.sample_time_s) + WARM
     still = scenario_of({"name": "still", "description": "nothing happens", "duration_s": samples * spec.sample_time_s})
-    site = wanted(bench.spec("column"))
-    model = checkpoint.model
-    model.spec = site
-    planner = controller_of(site, ControllerConfig(), checkpoint, seeds)
+    planner = controller_of(checkpoint.model.spec, ControllerConfig(), checkpoint, seeds)
     goals = np.empty((seeds, samples, 0))
-    done = lived(spec, [(still, seeds)], samples, goals, lambda _: planner, (model, checkpoint.surprise), bench.seed)
-    late = min(samples - 1, WARM + round(JUDGED_FROM * 3600 / spec.sample_time_s)) if hours >= HOURS else samples // 2
+    watched = (checkpoint.model, checkpoint.surprise)
+    done = lived(spec, [(still, seeds)], samples, goals, lambda _: planner, watched, bench.seed)
+    late = WARM + round((samples - WARM) * JUDGED_FROM)
     price = np.array([p.per_unit for p in spec.prices])
     cost = float((done.moves[:, late:] @ price).mean())
     moves, best = optimum(spec)
     usual = float(price @ np.array(ColumnA.u0))
     outside = max(
-        float(np.maximum(low - done.true[tag][:, late:], done.true[tag][:, late:] - high).mean()) / (high - low)
+        float(np.maximum(low - done.true[tag][:, late:], done.true[tag][:, late:] - high).clip(0).mean()) / (high - low)
         for tag, (low, high) in _PURE.items()
     )
-    gained = (usual - cost) / (usual - best)
-    said = f"{cost:.2f} against {best:.2f} {spec.prices[0].currency}/h at L {moves[0]:.3f}, V {moves[1]:.3f}; set-points cost {usual:.2f}"
+    money = f"{spec.prices[0].currency}/h"
+    said = (
+        f"{cost:.2f} against {best:.2f} {money} at L {moves[0]:.3f}, V {moves[1]:.3f}; the set-points cost {usual:.2f}"
+    )
+    if wrong_sign:
+        judged = Outcome("paid over what the set-points cost", cost / usual, NOTHING, note=said)
+    else:
+        judged = Outcome("the true optimum's cost over what was paid", best / cost, SHARE, at_least=True, note=said)
     return [
-        Outcome("the true optimum's cost over what was paid", best / cost, SHARE, at_least=True, note=said),
-        shown("share of what can be gained over the set-points", gained),
-        shown("mean distance outside a purity's zone, of its width", max(0.0, outside)),
+        judged,
+        shown("share of what can be gained over the set-points", (usual - cost) / (usual - best)),
+        Outcome("mean distance outside a purity's zone, of its width", outside, OUTSIDE),
         none("sheds", float((done.shed < samples).sum()), ", ".join(sorted({w for w in done.causes if w}))),
     ]
+
+
+def turned(facts: dict[str, Any], cv: str, mv: str) -> dict[str, Any]:
+    """A checkpoint's facts in which the model's own gain of `cv` to `mv` has the other sign at every operating point."""
+    gains = copy.deepcopy(facts["gains"])
+    i, j = gains["cvs"].index(cv), gains["mvs"].index(mv)
+    for point in gains["model"]:
+        own = point[i][j]
+        point[i][j] = None if own is None else -own
+    return facts | {"gains": gains}
