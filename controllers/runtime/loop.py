@@ -368,6 +368,7 @@ class ControlLoop:
         """The controller now."""
         s, f = self.supervisor, self.figures
         plan_s, plan = self._plan if self._plan else (math.nan, None)
+        said = plan if self._plan_status else None  # a plan that nobody makes any more explains nothing
         solve, jitter = f.percentiles_ms(f.solve_s), f.percentiles_ms(f.jitter_s)
         return ControllerState(
             time_s=self._time.now_s(),
@@ -393,9 +394,9 @@ class ControlLoop:
             zones=self.targets.zones,
             prices=self.targets.prices,
             schedule=self.targets.coming,
-            rest=rest_of(self.spec, plan),
-            why=said_of(plan.why) if plan else "",
-            active=said_of(plan.active) if plan else "",
+            rest=rest_of(self.spec, said),
+            why=said_of(said.why) if said else "",
+            active=said_of(said.active) if said else "",
             limits=s.clamp.asked,
             margins=margins_of(self.spec, self._inputs, plan),
             prediction=prediction_of(self.spec, plan, plan_s),

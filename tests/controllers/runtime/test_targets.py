@@ -188,6 +188,10 @@ async def test_a_decision_is_recorded_with_what_was_asked_for_and_what_holds_it(
     assert (data["why"], data["active"]) == ("T ends short", "production is held by T")
     state = rig.loop.state()
     assert (state.rest, state.why, state.active) == ({"U": 25.0}, "T ends short", "production is held by T")
+    assert await rig.loop.set_mode("OFF", "ann") == ""
+    await rig.cycle()
+    state = rig.loop.state()
+    assert (state.rest, state.why, state.active) == ({}, "", ""), "what is no longer planned explains nothing"
 
 
 async def test_what_is_asked_for_is_seen_and_set_over_the_node_set(make_rig, spec):
