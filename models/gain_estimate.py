@@ -22,7 +22,7 @@ _HOUR = 3600.0
 _UNIT_ROOT = 2.86  # Dickey & Fuller's 5 % point with a constant: less, and the reading may integrate
 _TELLS = 3.0  # deviations of a correlation that is one
 _AGO = 6  # samples back in which another reading's error may tell of this one's
-_PUSHES = 4.0  # deviations of a slope that is one
+_PUSHES = 6.0  # deviations of a slope that is one
 _SPARE = 6  # rows a regressor that a local fit needs
 _STAYS = 30  # samples over which rows are averaged to tell operating points apart
 _SHOWN = 60  # values of a step response that are kept
@@ -245,6 +245,8 @@ def _shapes(
         ends = []
         for j in range(n_u):
             dead[i, j], settling[i, j] = _times(f.response[:, j], float(f.gain[j]), f.integrated)
+            if not np.isfinite(settling[i, j]) and not f.integrated:  # slower than what was looked at
+                dead[i, j], settling[i, j] = 0.0, 3 * f.slowest
             ends.append(settling[i, j] if np.isfinite(settling[i, j]) else 0.0)
         steps = len(f.response)
         end = int(np.clip(1.5 * max(ends, default=0.0), 20, steps - 1)) if not f.integrated else min(60, steps - 1)

@@ -33,7 +33,8 @@ class Fit:
     """One reading's gains (n_mv), of scaled signals: `gain` a unit of move, or the slope a sample where it is `integrated`, with
     the interval [`low`, `high`]; `response` (steps x n_mv) after a unit step, one value every `every` samples; `error` (rows) is
     what one step ahead was missed, at `where` (rows of all runs). `root`: 1 - sum(a) in its deviations, `effect` (n_mv): sum(b)
-    in theirs; `size`: how many regressors; `reach`: the longest lag, samples."""
+    in theirs; `size`: how many regressors; `reach`: the longest lag, samples;
+    `slowest`: the slowest time constant, readings."""
 
     gain: Array
     low: Array
@@ -48,6 +49,7 @@ class Fit:
     effect: Array
     size: int
     reach: int
+    slowest: float
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,20 @@ def fit(
     empty = np.full(s.n_mv, np.nan)
     if start is not None:
         return Fit(
-            b / a, empty, empty, integrated, empty[None], period, design.rows, error, score, np.nan, empty, k, reach
+            b / a,
+            empty,
+            empty,
+            integrated,
+            empty[None],
+            period,
+            design.rows,
+            error,
+            score,
+            np.nan,
+            empty,
+            k,
+            reach,
+            np.nan,
         )
     count = int(np.clip(n // (2 * k), 8, blocks))
     block = _blocks(design.rows, s.first, count)
@@ -207,23 +222,35 @@ def fit(
     v_ab = spread * ((a_s - a_s.mean())[:, None] * (b_s - b_s.mean(0))).sum(0)
     q = float(student.ppf(0.5 + level / 2, count - 1))
     low, high = fieller(b, a, v_bb, v_ab, v_aa, q)
+    back = max(
+        a, q * v_aa**0.5 / 2
+    )  # a reading whose way back is too slow to be seen has one, somewhere inside its interval
+    gain = b / back
     shorter = fit(s, i, period, level, reach // 2, others, integrated, use, blocks, 0) if reach > _REACH[0] else None
-    if shorter is not None:
-        low, high = wider(b / a, low, high, shorter.gain - b / a)
-    response = _response(theta, design, s.n_mv, period, integrated)
+    if shorter is not None and a > q * v_aa**0.5:
+        low, high = wider(gain, low, high, shorter.gain - gain)
+    ages = np.array([(first + last - 1) / 2 for first, last in design.own])
     return Fit(
-        b / a, low, high, integrated, response, period, design.rows, error, score, a / max(v_aa, 1e-300) ** 0.5,
-        b / np.maximum(v_bb, 1e-300) ** 0.5, k, reach,
+        gain, low, high, integrated, _response(theta, design, s.n_mv, period, integrated), period, design.rows, error, score,
+        a / max(v_aa, 1e-300) ** 0.5, b / np.maximum(v_bb, 1e-300) ** 0.5, k, reach,
+        max(float(theta[:n_own] @ ages), 1.0) / back,
     )  # fmt: skip
 
 
 def fieller(b: Array, a: float, v_bb: Array, v_ab: Array, v_aa: float, q: float) -> tuple[Array, Array]:
-    """The set of ratios g = b / a with (b - g a)^2 <= q^2 var(b - g a), as intervals; infinite where it is not one."""
+    """The set of ratios g = b / a with (b - g a)^2 <= q^2 var(b - g a), as intervals, infinite where it is not one. Where a cannot
+    be told from zero but b can, a > 0 leaves one of the set's two branches: the sign is known, the size to one side."""
     c2, c1, c0 = a * a - q * q * v_aa, a * b - q * q * v_ab, b * b - q * q * v_bb
-    root = np.maximum(c1 * c1 - c2 * c0, 0.0) ** 0.5
-    if c2 <= 0:
-        return np.full_like(b, -np.inf), np.full_like(b, np.inf)
-    return (c1 - root) / c2, (c1 + root) / c2
+    inside = c1 * c1 - c2 * c0
+    root = np.maximum(inside, 0.0) ** 0.5
+    if c2 > 0:
+        if a < 0:  # a plant that does not come to rest by itself has no static gain
+            return np.full_like(b, -np.inf), np.full_like(b, np.inf)
+        return (c1 - root) / c2, (c1 + root) / c2
+    told = (inside > 0) & (c0 > 0)
+    ends = np.stack([(c1 - root) / min(c2, -1e-300), (c1 + root) / min(c2, -1e-300)])
+    low, high = np.where(told & (b > 0), ends.max(0), -np.inf), np.where(told & (b < 0), ends.min(0), np.inf)
+    return np.where(low > 0, low, -np.inf), np.where(high < 0, high, np.inf)
 
 
 def wider(gain: Array, low: Array, high: Array, apart: Array) -> tuple[Array, Array]:
