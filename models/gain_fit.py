@@ -4,7 +4,8 @@ The reading is regressed on means of its own past, of the moves and of the measu
 geometrically, and on what was new in the other readings (their one-step errors), so that moves which answer the readings
 (closed loops) bias nothing: y = a y_past + b u_past + c d_past + h e_others + e, gain = sum(b) / (1 - sum(a)). The interval of
 that ratio is Fieller's (Fieller, J. R. Statist. Soc. B 16, 1954): it grows without bound where 1 - sum(a) cannot be told from
-zero, which is what slow loops underneath and integrating readings are.
+zero, which is what slow loops underneath and integrating readings are. There the changes of all signals are regressed alike: what a
+move does within the longest lag is less than what it does in the end, so it bounds the gain to one side and gives its sign.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class _Design:
 
 
 def _design(
-    s: Signals, i: int, reach: int, period: int, start: int, others: Array | None, integrated: bool, use: NDArray[np.bool_]
+    s: Signals, i: int, reach: int, period: int, start: int, others: Array | None, integrated: bool,
+    use: NDArray[np.bool_], changes: bool,
 ) -> _Design:  # fmt: skip
     readings = np.flatnonzero(np.isfinite(s.y[:, i]))
     values = s.y[readings, i]
@@ -140,8 +142,12 @@ def _design(
     series = values
     if integrated:
         series = np.concatenate([[0.0], np.diff(values)]) / period
+    x = s.x
+    if changes:
+        series = np.concatenate([[0.0], np.diff(values)])
+        x = x - x[np.maximum(np.arange(len(x)) - period, s.first)]
     past = _means(series[:, None], place, own)
-    parts = [past, _means(s.x, at, lags)]
+    parts = [past, _means(x, at, lags)]
     if others is not None and others.shape[1]:
         parts.append(_means(others, at, list(_OTHERS)))
     parts.append(np.ones((len(at), 1)))
@@ -162,20 +168,26 @@ def _blocks(rows: NDArray[np.int64], first: NDArray[np.int64], count: int) -> ND
 def fit(
     s: Signals, i: int, period: int, level: float, reach: int | None = None, others: Array | None = None,
     integrated: bool = False, use: NDArray[np.bool_] | None = None, blocks: int = 12, start: int | None = None,
+    changes: bool = False,
 ) -> Fit | None:  # fmt: skip
     """The gains of reading `i`, new every `period` samples; None where there are too few rows. `reach` None: chosen by Akaike's
-    criterion. `others` (n x any): one-step errors of other readings. `use` (n): rows to learn from."""
+    criterion. `changes`: of the signals are fitted, not the signals. `others` (n x any): one-step errors of other readings.
+    `use` (n): rows to learn from. `start`: rows of a run before which none is used, for scores to compare."""
     use = np.ones(len(s.y), bool) if use is None else use
     if reach is None:
         longest = np.bincount(s.first, minlength=1).max()
         tried = [r for r in _REACH if r <= longest // 4] or [_REACH[0]]
-        found = [f for r in tried if (f := fit(s, i, period, level, r, others, integrated, use, blocks, tried[-1]))]
+        found = [
+            f for r in tried if (f := fit(s, i, period, level, r, others, integrated, use, blocks, tried[-1], changes))
+        ]
         # Scores compare only on the same rows; all begin where the longest does.
         if not found:
             return None
         best = min(range(len(found)), key=lambda k: found[k].score)
-        return fit(s, i, period, level, tried[min(best + 1, len(tried) - 1)], others, integrated, use, blocks)
-    design = _design(s, i, reach, period, start or 0, others, integrated, use)
+        return fit(
+            s, i, period, level, tried[min(best + 1, len(tried) - 1)], others, integrated, use, blocks, None, changes
+        )
+    design = _design(s, i, reach, period, start or 0, others, integrated, use, changes)
     x, y = design.matrix, design.target
     n, k = x.shape
     if n < 2 * k + 10:
@@ -226,9 +238,15 @@ def fit(
         a, q * v_aa**0.5 / 2
     )  # a reading whose way back is too slow to be seen has one, somewhere inside its interval
     gain = b / back
+    closed = a > q * v_aa**0.5
     shorter = fit(s, i, period, level, reach // 2, others, integrated, use, blocks, 0) if reach > _REACH[0] else None
-    if shorter is not None and a > q * v_aa**0.5:
+    if shorter is not None and closed:
         low, high = wider(gain, low, high, shorter.gain - gain)
+    if not (changes or integrated or closed):
+        begun = fit(s, i, period, level, None, others, integrated, use, blocks, changes=True)
+        if begun is not None and a > -q * v_aa**0.5:
+            low, high = np.where(begun.low > 0, begun.low, low), np.where(begun.high < 0, begun.high, high)
+            gain = np.clip(gain, low, high)
     ages = np.array([(first + last - 1) / 2 for first, last in design.own])
     return Fit(
         gain, low, high, integrated, _response(theta, design, s.n_mv, period, integrated), period, design.rows, error, score,

@@ -140,3 +140,18 @@ def test_a_plant_that_bends_has_more_than_one_operating_point() -> None:
     signs = {np.sign(found.gain[p, 5, 3]) for p in range(len(found.points)) if found.sure[p, 5, 3]}
     assert signs == {-1.0, 1.0}
     assert found.at(found.points[1].measured, found.points[1].moves) == 1
+
+
+def test_a_reading_too_slow_for_the_data_keeps_the_signs_of_its_gains() -> None:
+    """A lag of 30 h in 40 h of data: the way back cannot be seen, what a move begins can."""
+    rng = np.random.default_rng(7)
+    run = archive(PLANT, 40, 7)[0]
+    u, drift = run.applied, rng.standard_normal(len(run)).cumsum() * 0.002
+    y = np.zeros(len(u))
+    for t in range(1, len(u)):
+        y[t] = y[t - 1] + (3.0 * u[t, 2] - 3.0 * u[t, 3] - y[t - 1]) / 1800
+    measured = np.concatenate([run.measured[:, :5], (y + drift + 0.005 * rng.standard_normal(len(u)))[:, None]], 1)
+    found = gains_of(PLANT.spec, [replace(run, measured=measured)])
+    if not found.integrating[5]:
+        assert found.low[0, 5, 2] <= 3.0 <= found.high[0, 5, 2]
+    assert found.low[0, 5, 2] > 0 > found.high[0, 5, 3]
