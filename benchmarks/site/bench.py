@@ -127,7 +127,9 @@ class Bench:
     def rival(self, name: str, plant: str, hours: float, fold: int | None = None) -> Forecaster:
         """A linear model of the same runs, as `--compare` fits it."""
         parts = self.split(plant, hours, fold)
-        return train_rival(name, self.spec(plant), parts.training, parts.validation, ModelConfig(), self.training())
+        shipped = ModelConfig()
+        shape = shipped.model_copy(update={"window": 2 * shipped.window})  # what linear candidates may look back
+        return train_rival(name, self.spec(plant), parts.training, parts.validation, shape, self.training())
 
     def _number(self, plant: str, hours: float) -> int:
         """A seed of a history's own."""

@@ -56,10 +56,11 @@ def case(bench: Bench, plant: str, hours: float, count: int) -> list[Outcome]:
     ratios = np.array([f.ratio for f in folds])  # folds x steps
     at = STEPS.index(15)
     per_step = ", ".join(f"k {k}: {r:.3f}" for k, r in zip(STEPS, np.nanmean(ratios, 0), strict=True))
+    winners = ", ".join(dict.fromkeys(f.winner for f in folds))
     said = "; ".join(f"{name} {np.mean([f.errors[name][at] for f in folds]):.3g}" for name in folds[0].errors)
     outcomes = [
         Outcome("worst fold and step", float(np.nanmax(ratios)), WORST, note=f"{count} folds, means {per_step}"),
-        shown(_AT_15, float(np.nanmean(ratios[:, at])), f"errors {said}; {folds[0].winner}"),
+        shown(_AT_15, float(np.nanmean(ratios[:, at])), f"errors {said}; chosen: {winners}"),
     ]
     for name in LIMITED[plant]:
         margins = np.array([f.margins[name] for f in folds])  # folds x (deployed, ARX)
@@ -75,7 +76,7 @@ class Fold:
 
     def __init__(self, bench: Bench, plant: str, hours: float, fold: int) -> None:
         checkpoint = bench.model(plant, hours, fold)
-        self.winner = str(checkpoint.facts.get("winner", "scratch"))
+        self.winner = str(checkpoint.facts["choice"]["winner"])
         models: dict[str, Forecaster] = {"deployed": LatentForecaster(checkpoint.model).eval()}
         for name in LINEAR:
             try:
