@@ -105,12 +105,13 @@ def test_blocking_gives_up_no_safe_way(wild: WorldModel, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_energy_buys_no_violation(trained: WorldModel, name: str) -> None:
     """A target that only a runaway reaches, at thirty times its price."""
-    planner = planner_of(trained, name, effort=0.0)
+    few = {} if name == "scp" else {"candidates": 512, "blocks": (2, 4)}
+    planner = planner_of(trained, name, effort=0.0, **few)
     planner.energy.scale = torch.tensor([0.01]).double()
     problem = at_state(planner, ca=0.85, t=328.0, target=0.3)
     plan = planner.plan(problem, cold(problem, 12))
     assert (plan.violation < 0.01).all()
-    greedy = planner_of(trained, name, effort=0.0, guardrails=False)
+    greedy = planner_of(trained, name, effort=0.0, guardrails=False, **few)
     greedy.energy.scale = torch.tensor([0.01]).double()
     bought = greedy.plan(problem, cold(problem, 12))
     assert bought.energy < plan.energy, "there was something to buy"
