@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,8 +31,9 @@ STEPS = (1, 5, 15, 30)  # samples ahead that candidates are judged at
 LINEAR = ("persistence", "arx", "subspace", "trunk")
 _STARTS = 1500  # held-out starts that a look takes in
 _LONGEST = 64  # samples that a trunk is trained over at most
-_WORK = 12_000  # of descent steps times samples: what a trunk may cost
-_SAMPLES_A_STEP, _LEAST, _MOST = 20, 100, 800  # steps of descent follow the amount of data
+_WORK = 25_600  # of descent steps times samples: what a trunk may cost
+_SAMPLES_A_STEP, _LEAST, _MOST = 20, 400, 800  # steps of descent follow the amount of data
+_LOST = 1.3  # times the error of the trunk alone: what is learned by then does not come back
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,15 @@ class _Trace:
 
     @staticmethod
     def best(traces: Sequence[_Trace]) -> int:
-        """The look that did best on all splits together."""
-        looks = min(len(t.errors) for t in traces)
-        return min(range(looks), key=lambda i: sum(t.errors[i] for t in traces))
+        """The look that did best on all splits together; one that was given up stays where it was."""
+        looks = max(len(t.errors) for t in traces)
+        return min(range(looks), key=lambda i: sum(t.error(i) for t in traces))
+
+    def error(self, look: int) -> float:
+        return self.errors[min(look, len(self.errors) - 1)]
+
+    def model(self, look: int) -> Any:
+        return self.models[min(look, len(self.models) - 1)]
 
 
 class Bench:
@@ -141,15 +149,15 @@ class Bench:
             descend_on_horizon(linear, data, self._training, look, steps)
             traces.append(trace)
         best = _Trace.best(traces)
-        last, said = traces[-1].models[best], ""
+        last, said = traces[-1].model(best), ""
         if self._again:
             every = self._data(self._pool, self._config.horizon, "pool")
             last = self._learned(name, every)
             if best:
                 descend_on_horizon(last, every, self._training, lambda step: None, best * LINEAR_EVERY)
             last, said = steadied(last, self._held[-1][0].double())
-        scores = [t.errors[best] for t in traces]
-        self._states[name] = [t.models[best] for t in traces], last, sum(scores)
+        scores = [t.error(best) for t in traces]
+        self._states[name] = [t.model(best) for t in traces], last, sum(scores)
         return world_of(last), scores, f"{last.order} states" + (f", {said}" if said else "")
 
     def _trunk(self) -> tuple[WorldModel, list[float], str]:
@@ -167,25 +175,26 @@ class Bench:
             for seed in seeds:
                 trace = _Trace()
 
-                def look(world: WorldModel, step: int, trace: _Trace = trace, i: int = i) -> None:
+                def look(world: WorldModel, trace: _Trace = trace, i: int = i) -> bool:
                     trace.models.append(copy.deepcopy(world))
                     trace.errors.append(self._error(LatentForecaster(world), i))
+                    return trace.errors[-1] < _LOST * trace.errors[0]
 
                 grow(linear, data, self._training, 1000 * self._training.seed + seed, steps, look)
                 traces.append(trace)
         best = _Trace.best(traces)
-        scores = [t.errors[best] for t in traces]
+        scores = [t.error(best) for t in traces]
         if not best:
             return world_of(last), self._of_linear(linears), f"on {name}: nothing to add"
         if self._again:
             data = self._data(self._pool, max(far, 1), "long")
             worlds = [
-                grow(last, data, self._training, 1000 * self._training.seed + k, best * EVERY, lambda world, step: None)
+                grow(last, data, self._training, 1000 * self._training.seed + k, best * EVERY, lambda world: True)
                 for k in range(SEEDS)
             ]
             world = averaged(worlds)
         else:
-            world = averaged([t.models[best] for t in traces])
+            world = averaged([t.model(best) for t in traces])
             scores = [self._error(LatentForecaster(world), 0)]
         return world, scores, f"on {name}: {best * EVERY} steps over {far} samples"
 

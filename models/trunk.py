@@ -20,7 +20,7 @@ from models.world_model import Mlp, WorldModel
 WIDTH = 32  # of what one seed learns beside the trunk
 NARROW = 8  # of networks that answer nothing
 SEEDS = 3
-_RATE, _LINEAR_RATE, _DECAY = 1e-3, 1e-4, 0.03
+_RATE, _LINEAR_RATE, _DECAY = 3e-3, 1e-4, 0.03
 EVERY = 20  # steps between two looks
 _SETTLED = 0.9995  # spectral radius of a repaired model
 _WORSE = 1.02  # times the error: a repair that costs more contradicts the data
@@ -83,10 +83,10 @@ def settling(linear: Subspace) -> int:
 
 
 def grow(
-    linear: Subspace, data: WindowSet, training: TrainingConfig, seed: int, steps: int, look: Callable[[WorldModel, int], None],
+    linear: Subspace, data: WindowSet, training: TrainingConfig, seed: int, steps: int, look: Callable[[WorldModel], bool],
 ) -> WorldModel:  # fmt: skip
     """`linear` and what one network learns beside it in `steps` steps over the horizon of `data`; `look` sees it before the
-    first and after every `EVERY`."""
+    first and after every `EVERY`, and says whether to go on."""
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
     world = world_of(linear, WIDTH)
@@ -98,7 +98,7 @@ def grow(
         {"params": trunk, "lr": _LINEAR_RATE, "weight_decay": 0.0},
     ]
     optimiser, model = torch.optim.AdamW(groups), LatentForecaster(world)
-    look(world, 0)
+    look(world)
     for step in range(1, steps + 1):
         part = Stretches.of(data, data.draw(training.batch, training.steady_share, 0.0, rng))
         error = 2 * nn.functional.smooth_l1_loss(
@@ -112,8 +112,8 @@ def grow(
         if not torch.isfinite(nn.utils.clip_grad_norm_([*learned, *trunk], 1.0)):
             break  # what was before stays
         optimiser.step()
-        if step % EVERY == 0:
-            look(world, step)
+        if step % EVERY == 0 and not look(world):
+            break
     return world
 
 

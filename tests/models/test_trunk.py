@@ -72,7 +72,7 @@ def test_persistence_is_a_world_model_too(spec: PlantSpec, data: WindowSet, part
 
 
 def test_seeds_are_averaged_into_one_network(linear: Subspace, data: WindowSet, part: Stretches) -> None:
-    worlds = [grow(linear, data, QUICK, seed, 30, lambda world, step: None) for seed in range(3)]
+    worlds = [grow(linear, data, QUICK, seed, 30, lambda world: True) for seed in range(3)]
     mean = averaged(worlds)
     assert mean.config.predictor_width == 3 * worlds[0].config.predictor_width
     z = mean.encode_normalised(part.values, part.mask)
@@ -88,10 +88,13 @@ def test_seeds_are_averaged_into_one_network(linear: Subspace, data: WindowSet, 
 
 def test_what_is_learned_starts_at_nothing_and_repeats(linear: Subspace, data: WindowSet, part: Stretches) -> None:
     seen: list[torch.Tensor] = []
-    two = [
-        grow(linear, data, QUICK, 5, 20, lambda world, step: seen.append(answers(LatentForecaster(world), part)))
-        for _ in range(2)
-    ]
+
+    def look(world: WorldModel) -> bool:
+        seen.append(answers(LatentForecaster(world), part))
+        return len(seen) % 2 == 1
+
+    two = [grow(linear, data, QUICK, 5, 60, look) for _ in range(2)]
+    assert len(seen) == 4, "no step after it was told to stop"
     torch.testing.assert_close(seen[0], answers(LatentForecaster(world_of(linear)), part))
     assert all(torch.equal(a, b) for a, b in zip(two[0].parameters(), two[1].parameters(), strict=True))
 
