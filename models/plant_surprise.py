@@ -2,7 +2,7 @@
 
 *Residual*: measurements less what the model expected of them one and several samples ago, given the moves that were really
 applied since. *Density*: how far the latent of the present window lies from those of normal runs. Both are read as multiples
-of their limits, which split conformal takes from held-out normal runs; 1 is the limit.
+of their limits, upper confidence bounds from held-out normal runs (`models.surprise.upper_limit`); 1 is the limit.
 """
 
 from __future__ import annotations
@@ -17,20 +17,27 @@ import torch
 from numpy.typing import NDArray
 
 from models.calibration import unchanged
-from models.surprise import Statistics, SurpriseConfig, conformal_threshold
+from models.surprise import Statistics, SurpriseConfig, conformal_threshold, upper_limit
 from models.whitening import ErrorWhitening, Whitening
 from models.windows import Run
 from models.world_model import WorldModel
 from plant.errors import ModelError
 
 Array = NDArray[np.float64]
+Followed = tuple[Array, Array]  # see `follow`
 log = logging.getLogger(__name__)
 STEPS = (1, 5, 15)  # samples ahead: a window soon takes a jump for history, the longest remembers it
 RATE = 5e-5  # of residual and density each: together one false alarm in 10,000 samples
 _LATENT_SHRINKAGE = 0.01
 _TAIL = 0.999
 _CLIP = 3.0
+_FOLDS = 5
 _STATISTICS = ("mean_square", "mean_roots", "variance_std", "centre", "spread")
+
+
+def _drawn(rows: Array, least: float) -> float:
+    """How far the covariance of `rows` (n x columns) is drawn towards its diagonal."""
+    return min(1.0, max(least, rows.shape[1] / len(rows)))
 
 
 def clipped(innovations: Array) -> Array:
@@ -79,42 +86,68 @@ class PlantSurprise:
     def fit(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = STEPS) -> PlantSurprise:
         """From normal `runs` that the model was not trained on. Raises `ModelError` when none is long enough."""
         steps = tuple(k for k in steps if k <= model.config.horizon)
+        return PlantSurprise._of_followed(model, follow(model, runs, steps), steps)
+
+    @staticmethod
+    def _of_followed(model: WorldModel, followed: Sequence[Followed], steps: tuple[int, ...]) -> PlantSurprise:
+        """As `fit`. Covariances are drawn towards their diagonals the more, the fewer samples there are for what they are of."""
         config = SurpriseConfig(settle=model.config.window + max(steps))
-        followed = [f for f in follow(model, runs, steps) if len(f[0]) > config.settle]
+        followed = [f for f in followed if len(f[0]) > config.settle]
         if not followed:
             raise ModelError(f"no normal run is longer than {config.settle} samples", "surprise", "Record longer runs.")
-        errors = ErrorWhitening.fit(np.concatenate([e[config.settle :] for e, _ in followed]), config.shrinkage)
+        rows = np.concatenate([e[config.settle :] for e, _ in followed])
+        errors = ErrorWhitening.fit(rows, _drawn(rows, config.shrinkage))
         innovations = [clipped(errors(e)) for e, _ in followed]
         statistics = Statistics.fit(innovations, config, config.settle)
         usual = np.concatenate([statistics.components(u)[config.settle :] for u in innovations])
-        latents = Whitening.fit(np.concatenate([z[config.settle :] for _, z in followed]), _LATENT_SHRINKAGE)
+        seen = np.concatenate([z[config.settle :] for _, z in followed])
+        latents = Whitening.fit(seen, _drawn(seen, _LATENT_SHRINKAGE))
         return PlantSurprise(steps, errors, statistics, np.quantile(usual, _TAIL, axis=0), latents)
 
     def calibrated(self, model: WorldModel, runs: Sequence[Run], rate: float = RATE) -> PlantSurprise:
-        """With limits that a share `rate` of the samples of held-out normal `runs` passes, of each kind of run alike. Where a
-        kind has too few samples to promise that, its largest score counts, and `rate` is what can be promised. Raises
-        `ModelError` when no run is long enough."""
-        limits, promised = [], rate
-        for kind in sorted({r.kind for r in runs}):
-            raw = [self.raw(*f) for f in follow(model, [r for r in runs if r.kind == kind], self.steps)]
-            raw = [(self.largest(c)[self.settle :], d[self.settle :]) for c, d in raw]
-            if (count := sum(len(d) for _, d in raw)) == 0:
-                continue
-            promised = max(promised, 1.0 / count)
-            parts = (np.concatenate(part) for part in zip(*raw, strict=True))
-            limits.append([conformal_threshold(part, max(rate, 1.0 / count)) for part in parts])
-        if not limits:
+        """With limits that a share `rate` of normal samples passes at most, told with confidence by held-out normal `runs`, of each
+        kind of run alike. Raises `ModelError` when no run is long enough."""
+        followed = follow(model, runs, self.steps)
+        return self._limited([(r.kind, *self._squares(f)) for r, f in zip(runs, followed, strict=True)], rate)
+
+    def _squares(self, followed: Followed) -> tuple[Array, Array]:
+        """Residual and density of one run (n,) where they are judged, as squared sizes."""
+        components, density = self.raw(*followed)
+        return np.exp(2 * self.largest(components)[self.settle :]), density[self.settle :]
+
+    def _limited(self, scores: Sequence[tuple[str, Array, Array]], rate: float) -> PlantSurprise:
+        scores = [s for s in scores if len(s[1])]
+        if not scores:
             raise ModelError(f"no normal run is longer than {self.settle} samples", "surprise", "Hold out longer runs.")
-        residual, density = (max(part) for part in zip(*limits, strict=True))
-        return replace(self, limits=(residual, density), rate=promised)
+        limits = []
+        kinds, *both = zip(*scores, strict=True)
+        for parts in both:
+            limit = upper_limit(parts, rate)
+            for kind in set(kinds):
+                mine = np.concatenate([p for p, k in zip(parts, kinds, strict=True) if k == kind])
+                limit = max(limit, conformal_threshold(mine, max(rate, 1.0 / len(mine))))
+            limits.append(limit)
+        return replace(self, limits=(0.5 * float(np.log(limits[0])), limits[1]), rate=rate)
 
     @staticmethod
-    def of_runs(model: WorldModel, fitted: Sequence[Run], held_out: Sequence[Run]) -> PlantSurprise | None:
-        """Fitted to some runs and calibrated on others, the model trained on neither; simulated incidents are not normal and
-        left out. None where no run is long enough to tell what is normal."""
-        usual = [[r for r in runs if r.kind != "incident"] for runs in (fitted, held_out)]
+    def of_runs(model: WorldModel, *held_out: Sequence[Run]) -> PlantSurprise | None:
+        """Of runs the model was not trained on; simulated incidents are not normal and left out. What is normal is fitted to all of
+        them; its limits come from scores of each fifth by what was fitted to the others, so that few runs serve for both. None
+        where there are not two that are long enough."""
+        steps = tuple(k for k in STEPS if k <= model.config.horizon)
+        settle, runs, followed = model.config.window + max(steps), [], []
+        for some in held_out:
+            usual = [r for r in some if r.kind != "incident" and len(r) > settle]
+            runs += usual
+            followed += follow(model, usual, steps)
         try:
-            return PlantSurprise.fit(model, usual[0]).calibrated(model, usual[1])
+            whole = PlantSurprise._of_followed(model, followed, steps)
+            scores = []
+            for k in range(count := min(_FOLDS, len(followed))):
+                others = [f for i, f in enumerate(followed) if i % count != k]
+                part = PlantSurprise._of_followed(model, others, steps)
+                scores += [(r.kind, *part._squares(f)) for r, f in zip(runs[k::count], followed[k::count], strict=True)]
+            return whole._limited(scores, RATE)
         except ModelError as e:
             log.warning("nothing will watch whether the plant follows the model: %s", e)
             return None

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.signal import lfilter
+from scipy.stats import beta, binom, chi2
 
 from models.calibration import conformal_quantile
 from models.config import Count, NonNegative
@@ -29,6 +30,10 @@ Array = NDArray[np.float64]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 _TINY = 1e-9
+_CONFIDENCE = 0.9
+_MEMORY = 60  # samples: about as long as the slowest average remembers
+_BLOCKS = 6  # at least, however short they then are
+_PEAKS = 20  # blocks that a tail is told from
 
 
 class SurpriseConfig(BaseModel):
@@ -240,6 +245,36 @@ def conformal_threshold(scores: Array, rate: float) -> float:
             f"Hold out {int(np.ceil(1 / rate))} normal samples at least.",
         )
     return float(conformal_quantile(torch.from_numpy(np.ascontiguousarray(scores)), 1 - rate))
+
+
+def upper_limit(parts: Sequence[Array], rate: float, confidence: float = _CONFIDENCE) -> float:
+    """A limit that a new normal score passes with probability `rate` at most, said with `confidence` from however few.
+
+    `parts` (n,): squared scores of stretches of held-out normal time, a stretch in one piece. Scores near in time are one
+    piece of evidence: the largest of each block of `_MEMORY` samples counts. Where enough blocks would pass the limit, it is one
+    of these largest scores, by the binomial distribution. From fewer, the highest are taken for exponentially distributed above the
+    next, as squares of normal errors are (peaks over a threshold: Davison & Smith, JRSS B 52, 1990); of their scale and their share
+    the upper ends of the confidence intervals count. Never below the split-conformal threshold at what so many scores can
+    promise, which it comes down to with more of them. Raises `ModelError` without a score."""
+    scores = np.concatenate([p for p in parts if len(p)]) if any(map(len, parts)) else np.empty(0)
+    if not len(scores):
+        raise ModelError("no normal score", "calibration", "Hold out longer runs.")
+    plain = conformal_threshold(scores, max(rate, 1.0 / len(scores)))
+    size = max(1, min(_MEMORY, len(scores) // _BLOCKS))
+    blocks = [b for p in parts if len(p) for b in np.array_split(p, max(1, round(len(p) / size)))]
+    top = np.sort([b.max() for b in blocks])[::-1]
+    count = min(_PEAKS, len(top) // 2)
+    if count < 1:
+        return plain
+    over = float(top[count])
+    together = sum(int((b > over).sum()) for b in blocks) / count  # samples of a block that pass at a time
+    share = min(1.0, rate * len(scores) / len(top) / max(together, 1.0))  # of blocks that may
+    passing = int(binom.isf(confidence, len(top), share))  # at least as many do, with that confidence
+    if passing >= 1:
+        return max(plain, float(top[passing - 1]))
+    scale = (top[:count] - over).mean() * 2 * count / chi2.ppf(1 - confidence, 2 * count)
+    often = beta.ppf(confidence, count + 1, len(top) - count)
+    return max(plain, float(over + scale * max(0.0, np.log(often / share))))
 
 
 def _ewma(values: Array, share: float) -> Array:

@@ -100,7 +100,8 @@ def test_an_ordinary_plant_is_trained_watched_and_planned_for(kind: str, tmp_pat
     usual = [np.array([[t.nominal for t in tags]]) for tags in (spec.measured, spec.dvs, spec.mvs)]
     watch = watch_of(back)
     assert watch is not None
-    seen = [watch.see(*usual) for _ in range(MODEL.window + MODEL.horizon + 3)]
+    assert back.surprise is not None
+    seen = [watch.see(*usual) for _ in range(back.surprise.settle + 2)]
     assert float(seen[-1].score[0]) > 0
     if not spec.mvs:
         with pytest.raises(ControlError, match="can be watched, not controlled"):

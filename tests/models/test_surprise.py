@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
-from models.surprise import Surprise, SurpriseConfig, conformal_threshold
+from models.surprise import Surprise, SurpriseConfig, conformal_threshold, upper_limit
 from models.whitening import Whitening
 from plant.errors import ModelError
 
@@ -117,3 +118,24 @@ def test_the_conformal_threshold_holds_on_exchangeable_scores() -> None:
     rng = np.random.default_rng(0)
     passed = [rng.standard_normal() > conformal_threshold(rng.standard_normal(99), 0.05) for _ in range(4000)]
     assert np.mean(passed) == pytest.approx(0.05, abs=0.012)
+
+
+@pytest.mark.parametrize("samples", [60, 300, 2000])
+def test_an_upper_limit_keeps_its_promise_however_few_scores_it_comes_from(samples: int) -> None:
+    """Squares of normal errors that remember: nine in ten limits are passed no more often than promised, and not by far fewer."""
+    rng, rate, kept, limits = np.random.default_rng(3), 1e-3, 0, []
+    walk = lfilter([np.sqrt(1 - 0.7**2)], [1, -0.7], rng.standard_normal(200_000))
+    quantile = float(np.quantile(walk**2, 1 - rate))
+    for _ in range(60):
+        errors = lfilter([np.sqrt(1 - 0.7**2)], [1, -0.7], rng.standard_normal(samples + 50))[50:]
+        limits.append(upper_limit([errors**2], rate))
+        kept += limits[-1] >= quantile
+    assert kept >= 0.85 * 60
+    assert np.median(limits) < {60: 8.0, 300: 3.0, 2000: 1.6}[samples] * quantile
+
+
+def test_with_much_data_an_upper_limit_is_the_conformal_one() -> None:
+    scores = np.random.default_rng(4).standard_normal(400_000) ** 2
+    assert upper_limit([scores], 1e-3) == pytest.approx(conformal_threshold(scores, 1e-3), rel=0.1)
+    with pytest.raises(ModelError, match="no normal score"):
+        upper_limit([], 1e-3)
