@@ -16,7 +16,9 @@ from controllers.planning.config import PlannerConfig
 from controllers.planning.explained import contradiction
 from controllers.planning.levels import Levels
 from controllers.planning.offset import Offset
+from controllers.planning.target_layer import TargetLayers
 from controllers.planning.tuning import Tuning
+from models.gains import Gains
 from models.rivals.contract import Forecaster
 from plant.errors import ControlError
 
@@ -45,7 +47,9 @@ class LinearMpc:
     does not predict.
     """
 
-    def __init__(self, model: Forecaster, config: PlannerConfig | None = None, batch: int = 1) -> None:
+    def __init__(
+        self, model: Forecaster, config: PlannerConfig | None = None, batch: int = 1, gains: Gains | None = None
+    ) -> None:
         self.spec, self.config, self.batch = model.spec, config or PlannerConfig(), batch
         self.horizon = self.config.horizon
         if self.horizon > model.config.horizon:
@@ -85,6 +89,7 @@ class LinearMpc:
         self._difference = torch.eye(n, dtype=torch.float64)
         self._difference[m:, :-m] -= torch.eye(n - m, dtype=torch.float64)
         self._gain = self._gains()
+        self.layers = TargetLayers(self.spec, gains, np.zeros(len(self.spec.guardrails)), batch)
         self.reset()
 
     def reset(self) -> None:
@@ -94,9 +99,11 @@ class LinearMpc:
         self._offset = Offset(self.batch, self.horizon, model.n_measured, self.config.bias_filter)
         self._d = _double([t.nominal for t in self.spec.dvs]).expand(self.batch, -1)
         self._known = 0  # samples in the history
+        self.layers.reset()
 
     def decide(self, observation: Observation, targets: Targets) -> Decision:
         began = time.perf_counter()
+        targets = self.layers.targets(observation, targets)
         with torch.inference_mode():
             measured, dvs, applied = map(_double, (observation.measured, observation.dvs, observation.applied))
             position = _double(observation.standing)
@@ -129,7 +136,7 @@ class LinearMpc:
             plan = moves * self._span + self._low
             exact = torch.from_numpy(self._levels.exact(plan.numpy()))
             plan = torch.where(held, position[:, None], exact).numpy()
-            return self._decision(plan, self._predict(moves), sound, beyond, began)
+            return self.layers.told(self._decision(plan, self._predict(moves), sound, beyond, began))
 
     def _gains(self) -> Tensor:
         """d measurements / d scaled moves (horizon * n_measured x horizon * n_mv), the same wherever it is taken."""

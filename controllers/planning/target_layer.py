@@ -23,7 +23,7 @@ _NOTHING = 0.02  # of a reading's range over an MV's whole: alike, where no effe
 _FILTER = 0.2  # of the settling time: over which readings are averaged
 _LEAST = 5.0  # samples that is at least
 _OFTEN = 20.0  # programmes a settling time
-_SPARES = 0.02  # of a zone's half width, at most one scale, that resting values keep from its ends
+_SPARES = 0.01  # of a zone's half width, at most one scale, that resting values keep from its ends
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
+from torch import Tensor
 
+from controllers.baselines.linear_mpc import LinearMpc
 from controllers.contracts import Observation, Targets
 from controllers.planning.config import PlannerConfig
 from controllers.planning.mpc import JepaMpc
 from controllers.planning.target_layer import Resting, TargetLayer
 from models.config import ModelConfig
 from models.gains import Gains, Point
+from models.rivals.contract import Forecaster
 from models.windows import Scale
 from models.world_model import WorldModel
 from plant.spec import Guardrail, Move, PlantSpec, Role, Tag, Target
@@ -266,3 +269,41 @@ def test_the_planner_goes_where_the_layer_says_and_tells_what_holds_the_cost() -
     moved.decide(seen, given)
     assert not moved.layers.found, "resting values from elsewhere pass through"
     assert not JepaMpc(model, config).layers.found
+
+
+class Exact(Forecaster):
+    """The plant of `test_a_closed_loop...` itself: every reading a lag of 30 s behind where the moves send it."""
+
+    def __init__(self, spec: PlantSpec) -> None:
+        config = ModelConfig(window=2, horizon=12)
+        super().__init__(spec, config, Scale(np.array([*BASE, *START]), np.ones(5)))
+
+    def roll(self, values: Tensor, mask: Tensor, u: Tensor, d: Tensor) -> Tensor:
+        y, steps, left = values[:, -1, :2], [], math.exp(-1 / 3)
+        for k in range(u.shape[1]):
+            y = left * y + (1 - left) * u[:, k] @ torch.tensor(GAIN, dtype=u.dtype).T
+            steps.append(y)
+        return torch.stack(steps, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_closed_loop_pays_no_more_than_the_optimum_and_nothing_for_a_wrong_sign(wrong: bool) -> None:
+    spec = spec_of(zones=(zone("P", 48, 52), zone("Q", 47, 53)), prices=PRICES)
+    known = gains_for()
+    believed = known.gain.copy()
+    believed[0, 0, 0] *= -1
+    gains = replace(known, model=believed) if wrong else known
+    mpc = LinearMpc(Exact(spec), PlannerConfig(horizon=12), gains=gains)
+    plant, u, paid, seen, rng = Plant(late=0), START.copy(), [], [], np.random.default_rng(2)
+    for n in range(800):
+        y = plant.read() + 0.05 * rng.standard_normal(2)
+        u = mpc.decide(Observation(10.0 * n, y[None], np.empty((1, 0)), u[None]), targets_of(spec)).moves[0]
+        plant.move(u)
+        paid.append(float(np.array([-3.0, 1.0, 0.2]) @ (u - START)))
+        seen.append(plant.read())
+    true = best(np.array([-3.0, 1.0, 0.2]), GAIN, np.array([48.0, 47.0]), np.array([52.0, 53.0]))
+    end, usual = float(np.mean(paid[-50:])), float(np.array([-3.0, 1.0, 0.2]) @ START)
+    assert usual + end <= (usual + 1e-3 if wrong else 0.98 * (usual + true))
+    assert (np.array(seen) >= [47.7, 46.7]).all()
+    assert (np.array(seen) <= [52.3, 53.3]).all()
