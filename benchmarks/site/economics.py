@@ -16,7 +16,7 @@ from benchmarks.outcomes import Outcome, none, shown
 from benchmarks.site.bench import Bench
 from benchmarks.site.column.column import ColumnA
 from benchmarks.site.loop import WARM, lived
-from controllers.runtime.config import ControllerConfig
+from benchmarks.site.plants import controller_config
 from homeostat.chosen import controller_of
 from plant.spec import PlantSpec
 from plant.wants import Zone
@@ -82,7 +82,7 @@ def case(bench: Bench, wrong_sign: bool) -> list[Outcome]:
     seeds, hours = bench.settings.seeds, min(HOURS, max(2.0, bench.settings.loop_hours))
     samples = round(hours * 3600 / spec.sample_time_s) + WARM
     still = scenario_of({"name": "still", "description": "nothing happens", "duration_s": samples * spec.sample_time_s})
-    planner = controller_of(checkpoint.model.spec, ControllerConfig(), checkpoint, seeds)
+    planner = controller_of(checkpoint.model.spec, controller_config("column"), checkpoint, seeds)
     goals = np.empty((seeds, samples, 0))
     watched = (checkpoint.model, checkpoint.surprise)
     done = lived(spec, [(still, seeds)], samples, goals, lambda _: planner, watched, bench.seed)

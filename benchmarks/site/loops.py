@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from benchmarks.outcomes import Outcome, none, shown
 from benchmarks.site.bench import Bench
 from benchmarks.site.loop import WARM, Lived, lived
+from benchmarks.site.plants import controller_config
 from controllers.baselines.linear_mpc import LinearMpc
 from controllers.baselines.simulator_nmpc import SimulatorNmpc
-from controllers.runtime.config import ControllerConfig
 from homeostat.chosen import controller_of
 from plant.spec import PlantSpec
 from simulators.scenario import Scenario, scenario_of
@@ -79,15 +79,15 @@ def case(bench: Bench, plant: str, hours: float) -> list[Outcome]:
     spec, seeds = _unpriced(bench.simulated(plant)), bench.settings.loop_seeds
     samples = round(_hours(bench, plant) * _H / spec.sample_time_s) + WARM
     events, goals = asked(plant, spec, samples, seeds)
-    checkpoint = bench.model(plant, hours)
+    checkpoint, config = bench.model(plant, hours), controller_config(plant)
     checkpoint.model.spec = _unpriced(checkpoint.model.spec)
-    planner = controller_of(checkpoint.model.spec, ControllerConfig(), checkpoint, len(goals))
+    planner = controller_of(checkpoint.model.spec, config, checkpoint, len(goals))
     watched = (checkpoint.model, checkpoint.surprise)
     found = {AUTO: lived(spec, events, samples, goals, lambda _: planner, watched, bench.seed)}
     if hours < bench.settings.most:
         return _sheds(found[AUTO])
     found[OWN] = lived(spec, events, samples, goals, seed=bench.seed)
-    linear = LinearMpc(bench.rival("arx", plant, hours), batch=len(goals))
+    linear = LinearMpc(bench.rival("arx", plant, hours), config.planner, len(goals))
     found[LINEAR] = lived(spec, events, samples, goals, lambda _: linear, seed=bench.seed)
     outcomes = [
         *_sheds(found[AUTO]),
@@ -104,8 +104,10 @@ def true_case(bench: Bench, plant: str) -> list[Outcome]:
     spec = _unpriced(bench.simulated(plant))
     samples = round(_hours(bench, plant) / 4 * _H / spec.sample_time_s) + WARM
     events, goals = asked(plant, spec, samples, 1)
-    own = lived(spec, events, samples, goals, seed=bench.seed)
-    true = lived(spec, events, samples, goals, lambda plants: SimulatorNmpc(spec, plants.states), seed=bench.seed)
+    own, planner = lived(spec, events, samples, goals, seed=bench.seed), controller_config(plant).planner
+    true = lived(
+        spec, events, samples, goals, lambda plants: SimulatorNmpc(spec, plants.states, planner), seed=bench.seed
+    )
     outcomes = [shown("sheds", float((true.shed < samples).sum()), "by the same rules")]
     for tag in [*(t.tag for t in spec.targets), *(z.tag for z in spec.zones)]:
         ratio = _sd(true.true[tag], 1) / _sd(own.true[tag], 1)

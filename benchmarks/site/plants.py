@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.plug_in import plug_in
+from controllers.runtime.config import ControllerConfig, load_config
 from plant.spec import PlantSpec, Test, load_spec
 from simulators.scenario import Scenario, load_scenario
 
@@ -47,3 +48,10 @@ def history_scenario(name: str, spec: PlantSpec) -> Scenario:
     """What a plant lives through while it is recorded."""
     path = _HERE / "histories" / f"{name}.yaml"
     return load_scenario(path if path.exists() else "history", spec)
+
+
+def controller_config(name: str) -> ControllerConfig:
+    """How AUTO is run on a plant: the YAML that comes with it, else every default."""
+    plant = PLANTS[name]
+    beside = plant.with_name("controller.yaml") if isinstance(plant, Path) else None
+    return load_config(beside) if beside is not None else ControllerConfig()

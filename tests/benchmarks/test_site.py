@@ -16,7 +16,7 @@ from benchmarks.site.column.column import ColumnA
 from benchmarks.site.economics import optimum, wanted
 from benchmarks.site.history import Part, fold_s, history_of
 from benchmarks.site.loop import WARM, lived
-from benchmarks.site.plants import PLANTS, history_scenario, site_plant
+from benchmarks.site.plants import PLANTS, controller_config, history_scenario, site_plant
 from benchmarks.site.running import worked
 from benchmarks.site.sensors import Analyser
 from benchmarks.site.tanks.tanks import MinimumPhase, NonminimumPhase
@@ -206,3 +206,8 @@ def test_what_is_only_shown_has_no_bar() -> None:
     tabulate(report, "row", {"a": [shown("told", 7.0), Outcome("asked", 2.0, 1.0)]}, 0.0)
     assert [met for _, met, _ in report.bars] == [False]
     assert report.tables[0][2][0][:4] == ["a", "told", "7", ""]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_plants_controller_speaks_of_its_own_mvs(specs: dict[str, PlantSpec], name: str) -> None:
+    assert set(controller_config(name).planner.work) == {t.name for t in specs[name].mvs}
