@@ -51,11 +51,13 @@ def clipped(innovations: Array) -> Array:
 class Verdict:
     """Samples of a run, or of a batch of plants (n). `residual`, `density` (n,): multiples of their limits, 0 while the
     history is too short to judge. `blame` (n x n_measured): each measurement's share of the residual; rows sum to 1, or
-    are 0 where no tag alone explains anything."""
+    are 0 where no tag alone explains anything. `away` (n x n_measured): how far each measurement is from its mean where the model
+    learned, in its deviations there, 0 where it is missing; None where nobody asked."""
 
     residual: Array
     density: Array
     blame: Array
+    away: Array | None = None
 
     @property
     def score(self) -> Array:
@@ -271,7 +273,9 @@ class Watch:
             return Verdict(np.zeros(self._batch), np.zeros(self._batch), np.zeros((self._batch, len(self.tags))))
         components = statistics.of(self._means, self._growths)
         residual, density = surprise.multiples(components, (surprise.latents(z) ** 2).mean(1))
-        return Verdict(residual, density, self._blame(components.argmax(1)))
+        mean, std = (v[: len(self.tags)].double().numpy() for v in (self._model.channel_mean, self._model.channel_std))
+        away = np.nan_to_num(np.abs(measured - mean) / std)
+        return Verdict(residual, density, self._blame(components.argmax(1)), away)
 
     def _blame(self, component: NDArray[np.int64]) -> Array:
         """As `Statistics.attribution`, of the newest sample; `component` (batch,) is the largest of each plant."""

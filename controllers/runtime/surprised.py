@@ -38,9 +38,11 @@ def surprised(verdict: Verdict, tags: Sequence[str]) -> Surprised:
     residual, density = float(verdict.residual[0]), float(verdict.density[0])
     shares = sorted(zip(tags, verdict.blame[0].tolist(), strict=True), key=lambda s: -s[1])
     if density > residual:
-        return Surprised(
-            density, f"The model never learned from a state like this: {density:.1f} x its limit", dict(shares)
-        )
+        text, away = f"The model never learned from a state like this: {density:.1f} x its limit", verdict.away
+        if away is not None:
+            i = int(away[0].argmax())
+            text += f"; {tags[i]} is farthest, {away[0, i]:.1f} deviations from where it mostly was"
+        return Surprised(density, text, dict(shares))
     named = [tag for tag, share in shares if share >= _NAMED] or [tag for tag, _ in shares[:1]]
     verb = "does" if len(named) == 1 else "do"
     text = f"{' and '.join(named)} {verb} not follow the model: residual {residual:.1f} x its limit"

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from controllers.planning.problem import Constraints
+from controllers.runtime.surprised import surprised
 from homeostat.lockstep import excitation_run
 from models.calibration import Calibration
 from models.checkpoint import FILES, load, save
@@ -110,6 +111,19 @@ def test_moves_that_were_not_made_are_seen(surprise: PlantSurprise, trained: Any
 def test_a_state_never_seen_is_dense_nowhere(surprise: PlantSurprise, trained: Any, normal: list[Run]) -> None:
     far = [replace(run, measured=run.measured + 10 * trained.model.channel_std[:3].numpy()) for run in normal[60:65]]
     assert all((v.density[surprise.settle :] > 1).all() for v in judged(surprise, trained.model, far))
+
+
+def test_a_state_never_seen_is_told_by_the_tag_that_is_farthest(
+    surprise: PlantSurprise, trained: Any, normal: list[Run]
+) -> None:
+    run, watch = normal[60], Watch(trained.model, surprise)
+    far = run.measured.copy()
+    far[:, 1] += 10 * float(trained.model.channel_std[1])
+    for t in range(len(run)):
+        verdict = watch.see(far[t : t + 1], run.dvs[t : t + 1], run.applied[t : t + 1])
+    assert verdict.density[0] > 1
+    told = surprised(replace(verdict, residual=np.zeros(1)), watch.tags).text
+    assert f"{watch.tags[1]} is farthest" in told
 
 
 def test_an_unknown_move_leaves_nothing_to_compare(trained: Any, normal: list[Run]) -> None:
