@@ -22,7 +22,7 @@ from benchmarks.report import Report
 from benchmarks.site.bench import LONG, QUICK, Bench, Settings
 from benchmarks.site.running import measured, row_of
 
-ROWS = ("errors", "scratch", "rollouts", "known_moves", "drift", "gains", "loops", "economics")
+ROWS = ("errors", "scratch", "rollouts", "known_moves", "drift", "gains", "loops", "economics", "cascaded")
 
 
 def main() -> int:
