@@ -33,7 +33,8 @@ _STARTS = 1500  # held-out starts that a look takes in
 _LONGEST = 64  # samples that a trunk is trained over at most
 _WORK = 25_600  # of descent steps times samples: what a trunk may cost
 _SAMPLES_A_STEP, _LEAST, _MOST = 20, 400, 800  # steps of descent follow the amount of data
-_LOST = 1.3  # times the error of the trunk alone: what is learned by then does not come back
+_LOST = 1.3  # times the error of the trunk alone: what is learned then does not come back,
+_PATIENCE = 6  # if so many looks in a row say so
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Bench:
                 def look(world: WorldModel, trace: _Trace = trace, i: int = i) -> bool:
                     trace.models.append(copy.deepcopy(world))
                     trace.errors.append(self._error(LatentForecaster(world), i))
-                    return trace.errors[-1] < _LOST * trace.errors[0]
+                    return min(trace.errors[-_PATIENCE:]) < _LOST * trace.errors[0]
 
                 grow(linear, data, self._training, 1000 * self._training.seed + seed, steps, look)
                 traces.append(trace)
