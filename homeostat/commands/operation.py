@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -152,10 +153,9 @@ def dashboard(
     spec = load_plant(plant)
     err.print(f"operator page: {page_url(port, host)}")
     argv = command(port, host, plant, historian_path(data_dir, spec), controller, endpoint)
-    try:
-        raise typer.Exit(subprocess.run(argv, check=False).returncode)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(argv[0], argv)  # we become the page: a signal to us reaches it, and it cannot outlive us
 
 
 @app.command(epilog="Example: `homeostat status reactor --json`")

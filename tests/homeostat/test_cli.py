@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import psutil
 import pytest
 import yaml
 
+from dashboard.launch import health_url
 from historian import Historian
 from homeostat import cli
 from homeostat.commands import common
@@ -464,3 +468,39 @@ def test_controllers_are_evaluated_beside_each_other(homeostat, tmp_path: Path):
         homeostat("evaluate", "reactor_bare", "--config", "calm.yaml", "--config", "other/calm.yaml"), 1, "one name", "Rename"
     )  # fmt: skip
     one_error(homeostat("evaluate", "reactor_bare", "--scenario", "nonsense", "--runs", 1), 1, "nonsense")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_page_outlives_the_dashboard_that_was_ended(number: signal.Signals, tmp_path: Path):
+    """Whoever ends the process that was started has ended the page, and its port is free again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [sys.executable, "-m", "homeostat", "dashboard", "reactor", "--port", str(port), "--data-dir", str(tmp_path)]
+    process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 90
+        while not serves(port):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < end, "the page does not come up"
+            time.sleep(0.1)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert f"operator page: http://127.0.0.1:{port}" in said
+        assert "Traceback" not in said
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+        assert not serves(port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serves(port: int) -> bool:
+    try:
+        with urlopen(health_url(port), timeout=2.0) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
