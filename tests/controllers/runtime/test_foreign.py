@@ -118,11 +118,11 @@ async def test_a_field_bus_that_is_dead_behind_a_live_server_sheds_and_is_named(
                 1.0,
             )  # there is always a move to make
             here.plant.faults = Faults(**faults)
-            began_s = time.monotonic()
+            cycles = here.loop.figures.cycles
             await here.until(lambda: here.supervisor.mode is Mode.SHED, words)
-            took_s = time.monotonic() - began_s
+            took = here.loop.figures.cycles - cycles
             assert words in here.supervisor.reason
-            assert took_s < 3 * SAMPLE_S + 1.0, "three samples, and a second for a busy machine"
+            assert took <= 4, "three samples, and the one that was on its way"
             moves = len(here.moves())
             cycles = here.loop.figures.cycles
             await here.until(lambda: here.loop.figures.cycles > cycles + 2, "samples go on")  # noqa: B023

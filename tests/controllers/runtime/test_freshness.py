@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,8 @@ from controllers.contracts import Mode
 from controllers.runtime.config import QualityConfig
 from controllers.runtime.freshness import Freshness, Repeats, log_chance_of_repeat, unwatched
 from plant.link import Quality, Receipt, Sample, Value
+
+STALL_S = 20.0  # longer than the plant's watchdog waits
 
 
 def reading(time_s: float, **values: float) -> Sample:
@@ -107,7 +108,7 @@ async def test_values_that_freeze_under_running_stamps_shed(make_rig):
 
 @pytest.mark.parametrize("shift_s", [-3600.0, 3600.0])
 async def test_a_plant_clock_that_is_set_sheds_and_settles(make_rig, shift_s):
-    rig = await make_rig(config={"loop": {"settle_samples": 3, "deadline_max_s": 0.5}})
+    rig = await make_rig(config={"loop": {"settle_samples": 3}})
     await rig.auto()
     rig.link.shift_s = shift_s
     written = len(rig.link.written)
@@ -161,7 +162,7 @@ async def test_after_a_stall_nothing_is_written(make_rig):
     read = rig.link.read
 
     async def stopped():
-        time.sleep(1.2)  # the whole process stands, as under SIGSTOP
+        rig.clock.stand(STALL_S)  # the whole process stands, as under SIGSTOP
         return await read()
 
     rig.link.read, written = stopped, len(rig.link.written)
@@ -180,7 +181,7 @@ async def test_a_stall_between_reading_and_writing_writes_nothing(make_rig, answ
     running = asyncio.get_running_loop()
 
     def stop(_):
-        running.call_soon_threadsafe(time.sleep, 1.2)
+        running.call_soon_threadsafe(rig.clock.stand, STALL_S)
         return answer_with(41.0)
 
     controller.answer, written = stop, len(rig.link.written)
@@ -203,7 +204,7 @@ async def test_a_controller_that_stood_still_does_not_take_the_plant_from_the_ne
     rig.link.request_mode = request
 
     async def stopped():
-        time.sleep(1.2)
+        rig.clock.stand(STALL_S)
         rig.link.owned = False  # meanwhile another has it
         return await read()
 
