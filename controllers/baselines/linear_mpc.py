@@ -117,7 +117,8 @@ class LinearMpc:
             dropped = np.zeros(len(self._span), bool) if targets.dropped is None else targets.dropped
             gone = torch.from_numpy(np.array(dropped, bool))
             rate = torch.where(gone, 0.0, self._rate)
-            goals, free = self._goals(targets), self._predict(previous[:, None].expand(-1, self.horizon, -1))
+            free = self._predict(previous[:, None].expand(-1, self.horizon, -1))
+            goals = self._goals(targets, free)
             rest, zones = self._tuning.rest(targets, self.batch), self._tuning.zones(targets)
             moves = self._solve(free, goals, zones, rest, previous, low, high, rate)
             worst = self._violation(moves)
@@ -177,7 +178,7 @@ class LinearMpc:
         good = torch.isfinite(error) & ~spoilt[..., None] & (torch.arange(h) < self._known - 1)[:, None]
         self._offset.learn(torch.where(good, error, torch.nan))
 
-    def _goals(self, targets: Targets) -> Tensor:
+    def _goals(self, targets: Targets, free: Tensor) -> Tensor:
         ahead = np.minimum(np.arange(self.horizon), targets.values.shape[1] - 1)
         goals = _double(targets.values[:, ahead])
         if targets.left_out is not None:
@@ -185,7 +186,7 @@ class LinearMpc:
         now = self._history[:, 0, self._tuning.columns]
         for row in self._history[:, 1:, self._tuning.columns].unbind(1):
             now = torch.where(torch.isfinite(row), row, now)
-        return self._tuning.reference(now, goals.expand(self.batch, -1, -1))
+        return self._tuning.reference(now, free[..., self._tuning.columns], goals.expand(self.batch, -1, -1))
 
     def _violation(self, moves: Tensor) -> Tensor:
         """By how many scales (batch,) a plan falls short of a guardrail at worst."""

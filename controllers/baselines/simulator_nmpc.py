@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -181,13 +182,18 @@ class SimulatorNmpc:
             high=(high - self._low) / self._span,
             rate=self._rate,
             fallback=self._safe,
-            targets=self._tuning.reference(latent[:, : goals.shape[2]], goals),
+            targets=goals,
             bias=torch.zeros(batch, h, n).double(),
             required=required,
             zones=self._tuning.zones(targets),
             rest=self._tuning.rest(targets, batch),
         )
-        warm = problem.previous[:, None].expand(-1, h, -1) if self._plan is None else self._plan
+        held = problem.previous[:, None].expand(-1, h, -1)
+        if self._tuning.paced:
+            k = goals.shape[2]
+            free = self.planner.roll(problem, held)[0].measured[..., :k]
+            problem = dataclasses.replace(problem, targets=self._tuning.reference(latent[:, :k], free, goals))
+        warm = held if self._plan is None else self._plan
         plan = self.planner.plan(problem, warm)
         self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], 1)
         moves = torch.where(known[:, None, None], plan.rollout.moves, self._safe) * self._span + self._low

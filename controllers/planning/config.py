@@ -24,7 +24,7 @@ class PlannerConfig(BaseModel):
     in the latent instead, from the latent of a plant at rest at its targets (`controllers.planning.goal`).
 
     Tuning by meaning: `response_s` of a CV is the time constant, plant seconds, with which its reading is to approach its target
-    from where it is, after its dead time: the error is counted from that course. Without it, as fast as moves may. `work` of an MV,
+    from where it is and the way it goes, after its dead time: the error is counted from that course. Without it, as fast as moves may. `work` of an MV,
     0 to 1: a move of that share of its limits within a sample costs as much as a target missed by one scale for a sample; it
     stands in place of `suppression`, which is 1 / work^2.
 

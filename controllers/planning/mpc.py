@@ -88,7 +88,10 @@ class JepaMpc(LatentController):
         problem, t = super()._problem(z, position, targets, forecast), self._tuning
         course = problem.targets
         if t.paced:
-            course = t.reference((self._reading(z) + problem.bias[:, 0])[:, t.columns], course)
+            held = problem.previous[:, None].expand(-1, self.horizon, -1)
+            now = self._reading(z) + problem.bias[:, 0]
+            free = self.planner.roll(problem, held)[0].measured
+            course = t.reference(now[:, t.columns], free[..., t.columns], course)
         problem = dataclasses.replace(problem, targets=course, zones=t.zones(targets), rest=t.rest(targets, self.batch))
         return dataclasses.replace(problem, goal=self._goal(problem))
 

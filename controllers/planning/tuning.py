@@ -80,16 +80,21 @@ class Tuning:
         """Moves (... x n_mv), the tags' units -> 0..1."""
         return (_double(moves) - self._low) / self._span
 
-    def reference(self, now: Tensor, wanted: Tensor) -> Tensor:
+    def reference(self, now: Tensor, free: Tensor, wanted: Tensor) -> Tensor:
         """The course from the readings `now` (batch x n_target) to the targets `wanted` (batch x horizon x n_target): a lag of
-        `response_s` from when the reading can first answer; `wanted` itself for CVs that have none."""
+        `response_s` from when the reading can first answer; `wanted` itself for CVs that have none. Where the readings go with moves
+        held, `free` (like `wanted`), they go on, and that fades twice as fast: a plant that lags cannot turn at once, and asked to,
+        it hunts."""
         if not self.paced:
             return wanted
-        course, at = [], now
+        course, at, share = [], now, torch.ones_like(now)
         for k in range(wanted.shape[1]):
-            at = torch.where(k < self._dead, at, wanted[:, k] + self._left * (at - wanted[:, k]))
-            course.append(torch.where(self._left > 0, at, wanted[:, k]))
-            at = torch.where(wanted[:, k].isnan(), now, at)
+            left = torch.where(k < self._dead, 1.0, self._left)
+            at = torch.where(left < 1, wanted[:, k] + left * (at - wanted[:, k]), at)
+            share = left**2 * share
+            course.append(torch.where(self._left > 0, at + share * (free[:, k] - now), wanted[:, k]))
+            out = wanted[:, k].isnan()
+            at, share = torch.where(out, now, at), torch.where(out, 1.0, share)
         found = torch.stack(course, 1)
         return torch.where(wanted.isnan() | found.isnan(), wanted, found)
 

@@ -144,9 +144,13 @@ def test_a_response_time_is_the_time_the_reading_takes(form: str, make: Maker, b
     reached = {}
     for seconds in (None, 104.0, 208.0):
         options = {} if seconds is None else {"response_s": {"Ca": seconds}}
-        answer = decided(make(form, spec, suppression=1e-4, effort=0.0, **options), spec, target=0.875)
-        share = (answer.predicted[0, :, 0] - 0.87) / 0.005
-        reached[seconds] = share
+        with_step, without = (
+            decided(make(form, spec, suppression=1e-4, effort=0.0, **options), spec, target=target).predicted[0, :, 0]
+            for target in (0.875, 0.87)
+        )
+        reached[seconds] = (
+            with_step - without
+        ) / 0.005  # of the step alone: where the plant was going anyway is in both
     assert reached[104.0][3] == pytest.approx(0.63, abs=0.1)
     assert reached[208.0][7] == pytest.approx(0.63, abs=0.1)
     assert reached[None][3] > 0.9
@@ -156,10 +160,19 @@ def test_the_course_starts_when_the_reading_can_answer_and_follows_what_is_sched
     spec = load_spec("reactor")  # its analyser is a sample late
     tuning = Tuning(spec, PlannerConfig(response_s={"AI101": spec.sample_time_s / np.log(2)}))
     wanted = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]).double().view(1, -1, 1)
-    course = tuning.reference(torch.zeros(1, 1).double(), wanted)[0, :, 0]
+    now, free = torch.zeros(1, 1).double(), torch.zeros_like(wanted)
+    course = tuning.reference(now, free, wanted)[0, :, 0]
     assert course.tolist() == pytest.approx([0.0, 0.5, 0.75, 0.875, 1.4375])
     left_out = torch.full_like(wanted, torch.nan)
-    assert tuning.reference(torch.zeros(1, 1).double(), left_out).isnan().all()
+    assert tuning.reference(now, free, left_out).isnan().all()
+
+
+def test_a_course_goes_on_the_way_the_reading_goes_and_bends(bare: PlantSpec) -> None:
+    """Past its target it is not stopped at once, and ends there all the same."""
+    tuning = Tuning(bare, PlannerConfig(response_s={"Ca": bare.sample_time_s / np.log(2)}))
+    rising = torch.tensor([1.0, 2.0, 3.0, 4.0]).double().view(1, -1, 1)
+    course = tuning.reference(torch.zeros(1, 1).double(), rising, torch.zeros_like(rising))[0, :, 0]
+    assert course.tolist() == pytest.approx([1 / 4, 2 / 16, 3 / 64, 4 / 256])
 
 
 def test_work_is_the_move_that_costs_as_much_as_a_target_missed_by_a_scale(make: Maker, bare: PlantSpec) -> None:
