@@ -19,7 +19,7 @@ from historian import Historian
 from homeostat.training import train_plant
 from models.checkpoint import Checkpoint, load
 from models.config import ModelConfig, TrainingConfig
-from models.dataset import Source, Split, load_runs, split_runs
+from models.dataset import Source, Split, cut_finer, load_runs, split_runs
 from models.rivals.contract import Forecaster
 from models.rivals.registry import train_rival
 from models.windows import Run
@@ -100,8 +100,9 @@ class Bench:
 
     def split(self, plant: str, hours: float, fold: int | None = None) -> Split:
         """The runs as `train` splits them."""
-        t = self.training()
-        return split_runs(self.runs(plant, hours, fold), t.validation_share, t.calibration_share, t.seed)
+        t, shape = self.training(), ModelConfig()
+        runs = cut_finer(self.spec(plant), self.runs(plant, hours, fold), 3 * (shape.window + shape.horizon) // 2)
+        return split_runs(runs, t.validation_share, t.calibration_share, t.seed)
 
     def training(self, seed: int = 0) -> TrainingConfig:
         shipped = TrainingConfig(seed=seed)
