@@ -25,6 +25,6 @@ def case(bench: Bench) -> list[Outcome]:
     each = "; ".join(f"seed {row['seed']}: {row['rmse_V']:.3f} ({row['model']})" for row in found)
     printed = ", ".join(f"{name} {v:g}" for name, v in IN_PRINT.items())
     return [
-        Outcome("RMSE, V, mean over seeds", float(np.mean(values)), GOALS_V[0], note=each),
+        Outcome("RMSE, V, worst seed", max(values), GOALS_V[0], note=f"mean {np.mean(values):.3f}; {each}"),
         shown("RMSE, V, of the best in print so far", GOALS_V[1], f"in print: {printed}"),
     ]
