@@ -17,7 +17,7 @@ from models.calibration import Calibration, errors_on
 from models.diagnostics import Rollouts, roll_outs, spectrum
 from models.gains import Gains
 from models.plant_surprise import PlantSurprise, follow
-from models.windows import Run, known_stretch
+from models.windows import Run, known_stretch, usual_of
 from models.world_model import WorldModel
 
 _FAULT_SIGMAS = (3.0, 10.0)
@@ -45,9 +45,11 @@ def write(
     facts: dict[str, Any],
     history: History,
 ) -> None:
-    """Write the page for `model` to `path`; every figure is on the held-out `runs`, `facts` as in the checkpoint."""
-    horizon = max(1, min(30, min(len(r) for r in runs) - 2, known_stretch(runs)))
-    rolled = roll_outs(model, runs, horizon)
+    """Write the page for `model` to `path`; every figure is on the held-out `runs` that are no simulated incidents,
+    `facts` as in the checkpoint."""
+    usual = usual_of(runs)
+    horizon = max(1, min(30, min(len(r) for r in usual) - 2, known_stretch(usual)))
+    rolled = roll_outs(model, usual, horizon)
     figures = [("Losses on validation runs, each before its weight", _losses(history))] if history.terms else []
     figures += [
         ("Latent spectrum: how many directions carry something", _spectrum(rolled)),
@@ -57,9 +59,11 @@ def write(
         figures.append(("Action gain: error with another sample's moves over error with the real ones", _gain(rolled)))
     if model.spec.guardrails:
         figures.append(
-            ("Calibration: share of held-out stretches inside the margin, by step", _coverage(model, calibration, runs))
+            (
+                "Calibration: share of held-out stretches inside the margin, by step",
+                _coverage(model, calibration, usual),
+            )
         )
-    usual = [r for r in runs if r.kind != "incident"] or list(runs)
     if surprise is not None:
         figures.append(("Surprise: normal, and with one sensor at fault", _surprise(model, surprise, usual)))
         figures.append(
@@ -141,8 +145,7 @@ def _gain(rolled: Rollouts) -> str:
 
 def _coverage(model: WorldModel, calibration: Calibration, runs: Sequence[Run]) -> str:
     horizon = len(calibration.margins)
-    usual = [r for r in runs if r.kind != "incident"] or list(runs)
-    optimism = errors_on(model, usual, horizon).optimism
+    optimism = errors_on(model, runs, horizon).optimism
     figure, axes = axes_of()
     for i, rail in enumerate(model.spec.guardrails):
         known = torch.isfinite(optimism[..., i])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.regularisers import sigreg
-from models.windows import Run, WindowSet, all_known, known_stretch
+from models.windows import Run, WindowSet, all_known, known_stretch, usual_of
 from models.world_model import WorldModel
 from plant.errors import ModelError
 
@@ -86,8 +86,9 @@ def diagnose(model: WorldModel, runs: Sequence[Run], steps: Sequence[int] = (1, 
     """Diagnostics on held-out `runs`: effective_rank of the latents and measured_rank of the measurements, how many directions
     each uses; participation_ratio, least and median latent std, sigreg (a Gaussian reads 1.05), inverse R^2, action gain (five steps ahead, error with another sample's moves over error with the
     real ones), and the k-step error of each tag as a share of its standard deviation (`nrmse_TAG_k`), as many of `steps` ahead as
-    every move is known in a row. A plant without MVs has no inverse R^2 and no action gain. Raises `ModelError` where no move is
-    known."""
+    every move is known in a row. Simulated incidents, which teach the predictor nothing, count only where there is nothing else. A
+    plant without MVs has no inverse R^2 and no action gain. Raises `ModelError` where no move is known."""
+    runs = usual_of(runs)
     reach = known_stretch(runs)
     steps = [k for k in steps if k <= reach] or [min(steps)]
     rolled = roll_outs(model, runs, max(steps))
