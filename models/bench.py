@@ -19,6 +19,7 @@ from models.rivals.linear import EVERY as LINEAR_EVERY
 from models.rivals.linear import STEPS as LINEAR_STEPS
 from models.rivals.linear import descend_on_horizon
 from models.rivals.persistence import Persistence
+from models.rivals.realised import realised
 from models.rivals.stretches import Stretches, k_step, some_of, whole
 from models.rivals.subspace import Subspace
 from models.trunk import EVERY, NARROW, SEEDS, averaged, grow, settling, steadied, world_of
@@ -33,6 +34,7 @@ _STARTS = 1500  # held-out starts that a look takes in
 _LONGEST = 64  # samples that a trunk is trained over at most
 _WORK = 25_600  # of descent steps times samples: what a trunk may cost
 _SAMPLES_A_STEP, _LEAST, _MOST = 20, 400, 800  # steps of descent follow the amount of data
+_FOLD_SEEDS = 2  # averaged on each of several splits
 _LOST = 1.3  # times the error of the trunk alone: what is learned then does not come back,
 _PATIENCE = 6  # if so many looks in a row say so
 
@@ -125,38 +127,50 @@ class Bench:
         rival = Persistence(self._spec, self._config, *self._scales)
         return persistent(rival), [self._error(rival, i) for i in range(len(self._held))], ""
 
-    def _learned(self, name: str, data: WindowSet) -> Subspace:
+    def _learned_arx(self, data: WindowSet) -> Arx:
+        if id(data) not in self._arx:
+            self._arx[id(data)] = Arx(self._spec, self._config, *self._scales)
+            self._arx[id(data)].learn(data)
+        return copy.deepcopy(self._arx[id(data)])
+
+    def _learned(self, way: str, data: WindowSet) -> Arx | Subspace:
         """By least squares alone."""
-        linear, arx = Subspace(self._spec, self._config, *self._scales), None
-        if name == "arx":
-            if id(data) not in self._arx:
-                self._arx[id(data)] = Arx(self._spec, self._config, *self._scales)
-                self._arx[id(data)].learn(data)
-            arx = self._arx[id(data)]
-        linear.learn(data, arx)
+        if way == "arx":
+            return self._learned_arx(data)
+        linear = Subspace(self._spec, self._config, *self._scales)
+        linear.learn(data, self._learned_arx(data) if way == "reduced" else None)
         return linear
 
-    def _linear(self, name: str) -> tuple[WorldModel, list[float], str]:
+    def _over_splits(self, way: str) -> list[_Trace]:
+        """Descent from there on each split."""
         traces = []
         for i, data in enumerate(self._kept):
-            linear, trace = self._learned(name, data), _Trace()
+            linear, trace = self._learned(way, data), _Trace()
 
-            def look(step: int, linear: Subspace = linear, trace: _Trace = trace, i: int = i) -> None:
-                steady = steadied(copy.deepcopy(linear), self._held[i][0].double())[0]
+            def look(
+                step: int, linear: Arx | Subspace = linear, trace: _Trace = trace, i: int = i, data: WindowSet = data
+            ) -> None:
+                steady = steadied(_states(linear, data), self._held[i][0].double())[0]
                 trace.models.append(steady)
                 trace.errors.append(self._error(steady, i))
 
             steps = min(LINEAR_STEPS // 2 if self._again else LINEAR_STEPS, self._training.steps)
             descend_on_horizon(linear, data, self._training, look, steps)
             traces.append(trace)
+        return traces
+
+    def _linear(self, name: str) -> tuple[WorldModel, list[float], str]:
+        """An ARX model as it is, or reduced and its states fitted to the data, whichever errs less."""
+        tried = {way: self._over_splits(way) for way in (("reduced", "arx") if name == "arx" else (name,))}
+        way, traces = min(tried.items(), key=lambda t: sum(trace.error(_Trace.best(t[1])) for trace in t[1]))
         best = _Trace.best(traces)
         last, said = traces[-1].model(best), ""
         if self._again:
             every = self._data(self._pool, self._config.horizon, "pool")
-            last = self._learned(name, every)
+            learned = self._learned(way, every)
             if best:
-                descend_on_horizon(last, every, self._training, lambda step: None, best * LINEAR_EVERY)
-            last, said = steadied(last, self._held[-1][0].double())
+                descend_on_horizon(learned, every, self._training, lambda step: None, best * LINEAR_EVERY)
+            last, said = steadied(_states(learned, every), self._held[-1][0].double())
         scores = [t.error(best) for t in traces]
         self._states[name] = [t.model(best) for t in traces], last, sum(scores)
         return world_of(last), scores, f"{last.order} states" + (f", {said}" if said else "")
@@ -169,20 +183,11 @@ class Bench:
         size = sum(map(len, self._pool))
         far = min(max(self._config.horizon, settling(last)), _LONGEST, max(len(r) for r in self._pool) // 3)
         steps = min(max(size // _SAMPLES_A_STEP, _LEAST), _MOST, _WORK // max(far, 1), self._training.steps)
-        traces: list[_Trace] = []
-        seeds = range(1 if self._again else SEEDS)
+        traces = []
         for i, (linear, (kept, _)) in enumerate(zip(linears, self._splits, strict=True)):
             data = self._data(kept, max(far, 1), f"long{i}")
-            for seed in seeds:
-                trace = _Trace()
-
-                def look(world: WorldModel, trace: _Trace = trace, i: int = i) -> bool:
-                    trace.models.append(copy.deepcopy(world))
-                    trace.errors.append(self._error(LatentForecaster(world), i))
-                    return min(trace.errors[-_PATIENCE:]) < _LOST * trace.errors[0]
-
-                grow(linear, data, self._training, 1000 * self._training.seed + seed, steps, look)
-                traces.append(trace)
+            alone = [self._grown(linear, data, i, seed, steps) for seed in range(_FOLD_SEEDS if self._again else SEEDS)]
+            traces.append(self._together(alone, i))
         best = _Trace.best(traces)
         scores = [t.error(best) for t in traces]
         if not best:
@@ -195,12 +200,32 @@ class Bench:
             ]
             world = averaged(worlds)
         else:
-            world = averaged([t.model(best) for t in traces])
-            scores = [self._error(LatentForecaster(world), 0)]
+            world = traces[-1].model(best)
         return world, scores, f"on {name}: {best * EVERY} steps over {far} samples"
+
+    def _grown(self, linear: Subspace, data: WindowSet, split: int, seed: int, steps: int) -> _Trace:
+        """What one seed learns beside `linear`, look by look, until it is lost."""
+        trace = _Trace()
+
+        def look(world: WorldModel) -> bool:
+            trace.models.append(copy.deepcopy(world))
+            trace.errors.append(self._error(LatentForecaster(world), split))
+            return min(trace.errors[-_PATIENCE:]) < _LOST * trace.errors[0]
+
+        grow(linear, data, self._training, 1000 * self._training.seed + seed, steps, look)
+        return trace
+
+    def _together(self, alone: Sequence[_Trace], split: int) -> _Trace:
+        """The mean of several seeds at each look, which is what is deployed; what one of them alone errs is much a matter of luck."""
+        worlds = [averaged([t.model(i) for t in alone]) for i in range(max(len(t.errors) for t in alone))]
+        return _Trace([self._error(LatentForecaster(world), split) for world in worlds], worlds)
 
     def _of_linear(self, linears: Sequence[Subspace]) -> list[float]:
         return [self._error(linear, i) for i, linear in enumerate(linears)]
+
+
+def _states(linear: Arx | Subspace, data: WindowSet) -> Subspace:
+    return realised(linear, data) if isinstance(linear, Arx) else copy.deepcopy(linear)
 
 
 def persistent(rival: Persistence) -> WorldModel:

@@ -59,7 +59,7 @@ class Subspace(Forecaster):
             choices += [(ridge, n) for n in _ORDERS][: len(found[0])]
         ridge, order = choices[least(scores)]
         every = torch.ones(len(starts), dtype=torch.bool)
-        self._keep(*rows.fit(every, rows.states(every, ridge, arx)[:, -order:]))
+        self.keep(*rows.fit(every, rows.states(every, ridge, arx)[:, -order:]))
 
     @property
     def order(self) -> int:
@@ -67,11 +67,12 @@ class Subspace(Forecaster):
         return self.state.shape[1]
 
     def _error(self, fitted: tuple[Tensor, Tensor, Tensor], part: Stretches) -> Tensor:
-        self._keep(*fitted)
+        self.keep(*fitted)
         with torch.no_grad():
             return rms(self.roll(part.values, part.mask, part.u, part.d), part).mean()
 
-    def _keep(self, state: Tensor, step: Tensor, read: Tensor) -> None:
+    def keep(self, state: Tensor, step: Tensor, read: Tensor) -> None:
+        """Answer by these from now on."""
         for name, value in (("state", state), ("step", step), ("read", read)):
             setattr(self, name, nn.Parameter(value))
 

@@ -106,7 +106,7 @@ def test_an_unstable_model_is_repaired_or_believed(linear: Subspace, part: Stret
     n = linear.order
     # A state of its own that grows, and that no reading shows.
     size = linear.state.shape[0]
-    wild._keep(
+    wild.keep(
         torch.cat([state["state"], torch.zeros(size, 1).double()], 1),
         torch.cat(
             [
