@@ -119,7 +119,7 @@ class LinearMpc:
             rate = torch.where(gone, 0.0, self._rate)
             free = self._predict(previous[:, None].expand(-1, self.horizon, -1))
             goals = self._goals(targets, free)
-            rest, zones = self._tuning.rest(targets, self.batch), self._tuning.zones(targets)
+            rest, zones = self._tuning.rest(targets, self.batch), self._tuning.zones(targets, goals)
             moves = self._solve(free, goals, zones, rest, previous, low, high, rate)
             worst = self._violation(moves)
             beyond = torch.zeros(self.batch, dtype=torch.bool)
@@ -210,12 +210,14 @@ class LinearMpc:
         rows = (gain[:, t.columns] / t.scale[:, None]).flatten(0, 1) * asked[:, None]
         terms = [(rows, error.flatten(1), -unit, unit)]
         for side, sign in ((1, 1.0), (0, -1.0)):
-            edges = [] if zones is None else zones[:, side].tolist()
-            some = [i for i, edge in enumerate(edges) if edge == edge]
-            at, scale = [t.zone_columns[i] for i in some], sign * t.zone_scale[some]
-            past = (free[..., at] - _double([edges[i] for i in some])) / scale
-            unit = torch.ones(h * len(some)).double()
-            terms.append(((gain[:, at] / scale[:, None]).flatten(0, 1), past.flatten(1), 0 * unit, unit))
+            if zones is None:
+                break
+            edge, at, scale = zones[..., side], t.zone_columns, sign * t.zone_scale
+            closed = ~edge.isnan()
+            past = torch.where(closed, (free[..., at] - edge) / scale, -1.0)
+            unit = torch.ones(h * len(at)).double()
+            rows = closed[0, ..., None] * gain[:, at] / scale[:, None]
+            terms.append((rows.flatten(0, 1), past.flatten(1), 0 * unit, unit))
         if c.guardrails and self._rails:
             past, slope = c.guard - self._margins(free), self._sign / self._rail_scale
             rows, price = (gain[:, self._watched] * slope[:, None]).flatten(0, 1), self._price.repeat(h)

@@ -150,8 +150,8 @@ class SimulatorNmpc:
         kept = Calibration.none(self.horizon, count) if calibration is None else calibration
         self._required = kept.margins[: self.horizon, :count].double() / self._scale + self.config.guard
         self._tuning = t = Tuning(spec, self.config)
-        n, both = len(spec.targets), list(range(len(spec.targets) + len(spec.zones)))
-        energy = Energy(both[:n], t.scale, t.effort, t.suppression, self.config.steady, both[n:], t.zone_scale)
+        targets = list(range(len(spec.targets)))
+        energy = Energy(targets, t.scale, t.effort, t.suppression, self.config.steady, t.zoned, t.zone_scale)
         self.planner = SimulatorPlanner(Truth(spec, self.horizon), self.config, energy, self._span, self._low)
         self.reset()
 
@@ -185,14 +185,14 @@ class SimulatorNmpc:
             targets=goals,
             bias=torch.zeros(batch, h, n).double(),
             required=required,
-            zones=self._tuning.zones(targets),
             rest=self._tuning.rest(targets, batch),
         )
         held = problem.previous[:, None].expand(-1, h, -1)
         if self._tuning.paced:
             k = goals.shape[2]
             free = self.planner.roll(problem, held)[0].measured[..., :k]
-            problem = dataclasses.replace(problem, targets=self._tuning.reference(latent[:, :k], free, goals))
+            goals = self._tuning.reference(latent[:, :k], free, goals)
+        problem = dataclasses.replace(problem, targets=goals, zones=self._tuning.zones(targets, goals))
         warm = held if self._plan is None else self._plan
         plan = self.planner.plan(problem, warm)
         self._plan = torch.cat([plan.rollout.moves[:, 1:], plan.rollout.moves[:, -1:]], 1)

@@ -16,8 +16,9 @@ class PlannerConfig(BaseModel):
     """`horizon` counts samples and may not exceed what the model was validated to.
 
     The task energy of a step is sum |target error| / scale + sum of what lies outside the zones / scale + `effort` * (distance
-    from the resting value / span)^2, for MVs that have one, + `suppression` * (move / span)^2. A target or zone of a rank below
-    another weighs a tenth of it. `effort_range` makes of every MV one that rests at its low end, its span the range's. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
+    from the resting value / span)^2, for MVs that have one, + `suppression` * (move / span)^2. Targets and zones
+    of the first rank weigh four times those of the last, ranks between by equal factors; but only beyond a funnel around them, two
+    scales wide at the plan's start and closed at its end: on the way all weigh alike, ranks decide what cannot be had together. `effort_range` makes of every MV one that rests at its low end, its span the range's. `iterations` are the convexified subproblems solved a plan. `bias_filter` is the
     largest share of each new prediction error let into the offset correction; `guard`, in scales of each guardrail
     (`PlantSpec.scale`), is kept from every limit, whatever margin is calibrated: by default a twentieth of what counts as one unit of
     violation, more than the hundredth that ranking tells apart. `guardrails: false` is for showing what they prevent. `energy: goal` measures the target error

@@ -92,7 +92,9 @@ class JepaMpc(LatentController):
             now = self._reading(z) + problem.bias[:, 0]
             free = self.planner.roll(problem, held)[0].measured
             course = t.reference(now[:, t.columns], free[..., t.columns], course)
-        problem = dataclasses.replace(problem, targets=course, zones=t.zones(targets), rest=t.rest(targets, self.batch))
+        problem = dataclasses.replace(
+            problem, targets=course, zones=t.zones(targets, course), rest=t.rest(targets, self.batch)
+        )
         return dataclasses.replace(problem, goal=self._goal(problem))
 
     def _goal(self, problem: Problem) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.world_model import WorldModel
 
-_SHARED = ("low", "high", "rate", "fallback", "zones")  # by all plants of a batch
+_SHARED = ("low", "high", "rate", "fallback")  # by all plants of a batch
 _LATE = 4.0  # what is missing of a margin counts this much more at the first step of a plan than at the last
 
 
@@ -26,8 +26,8 @@ class Problem:
     NaN where nothing is asked, and `bias` (batch x horizon x n_measured), added to what the model reads
     out, in the tags' units; `required` (batch x horizon x n_constraint) the least admissible margin, in scales of its
     guardrail, and `calibrated` (like it, >= 0) what is to be kept beyond that where it can be; None: nothing. `conditions` (batch x
-    2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none. `zones` (n_zone x 2) low and
-    high, the tags' units, NaN where a side is open. `rest` (batch x n_mv) where the MVs rest, NaN where nowhere. `goal` (batch x
+    2 * n_constant) what holds, as `WorldModel.condition` answers; None where the model has none. `zones` (batch x
+    horizon x n_zone x 2) low and high, the tags' units, NaN where a side is open. `rest` (batch x n_mv) where the MVs rest, NaN where nowhere. `goal` (batch x
     horizon x latent) the latents to be near to, `asked` (batch x horizon x n_mv) the moves to be near to; None where nobody asks
     for them.
     """
@@ -172,8 +172,8 @@ class Energy:
     """The task energy of `PlannerConfig`: tracking + zones + effort + suppression, and unrest where it is priced, each (batch,).
     Tracking is the decoded one: of the measurements read out, their offset corrected, from the targets.
 
-    **Arguments:** `columns` of the targets among the measurements, `scale` (n_target) one unit of error by its rank's weight;
-    `zone_columns` and `zone_scale` (n_zone) alike; `effort` (n_mv) times the square of the distance from the resting value, where
+    **Arguments:** `columns` of the targets among the measurements, `scale` (n_target) one unit of error;
+    `zone_columns` and `zone_scale` (n_zone) alike, by its rank's weight; `effort` (n_mv) times the square of the distance from the resting value, where
     there is one; `suppression` (n_mv) times the square of a move, both of scaled moves; `steady` as in `PlannerConfig`.
     """
 
@@ -249,9 +249,10 @@ class Energy:
             slope = (read_out[self.zone_columns] / self.zone_scale[:, None]) @ sensitivity
             assert problem.zones is not None
             for side, outside in zip((1, 0), self._outside(rollout, problem), strict=True):
-                closed, sign = ~problem.zones[:, side].isnan(), 1.0 if side else -1.0
-                rows.append(sign * slope[:, :, closed].flatten(1, 2))
-                offset.append(outside[..., closed].flatten(1))
+                closed = ~problem.zones[..., side].isnan()
+                some, sign = closed.any(0).any(0), 1.0 if side else -1.0
+                rows.append((sign * closed[..., None] * slope)[:, :, some].flatten(1, 2))
+                offset.append(torch.where(closed, outside, -1.0)[..., some].flatten(1))
                 low.append(torch.zeros_like(offset[-1]))
                 high.append(torch.ones_like(offset[-1]))
         if self.steady:
@@ -273,9 +274,8 @@ class Energy:
         """How far past the high and past the low side of each zone (batch x horizon x n_zone); below 0 inside, -inf where the
         side is open."""
         assert problem.zones is not None
-        low, high = problem.zones.nan_to_num(torch.inf).unbind(1)
+        low, high = problem.zones[..., 0].nan_to_num(-torch.inf), problem.zones[..., 1].nan_to_num(torch.inf)
         reading = rollout.measured[..., self.zone_columns]
-        low = torch.where(problem.zones[:, 0].isnan(), -torch.inf, low)
         return (reading - high) / self.zone_scale, (low - reading) / self.zone_scale
 
     def _unrest(self, rollout: Rollout, problem: Problem) -> Tensor:

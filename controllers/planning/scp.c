@@ -88,6 +88,7 @@ static Problem part(const Setup *s, const Problem *p, int64 b)
   one.previous += b * M;
   one.target += b * H * s->targets;
   one.bias += b * H * s->measured;
+  if (one.zone) one.zone += b * H * s->zones * 2;
   one.required += b * H * s->constraints;
   if (one.calibrated) one.calibrated += b * H * s->constraints;
   one.weight += b * H * M;

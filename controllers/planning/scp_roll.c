@@ -16,7 +16,7 @@ typedef struct {
 typedef struct {
   const double *z, *extra, *previous, *low, *high, *rate, *fallback, *target, *bias, *required, *calibrated, *zone, *weight,
     *reference, *warm;
-} Problem;              /* shapes as in problem.py; low, high, rate, fallback, zone for all plants; calibrated may be missing */
+} Problem;              /* shapes as in problem.py; low, high, rate, fallback for all plants; calibrated may be missing */
 
 /* `key`: what `ranking.py` orders plans by, 2 ranks + 1. */
 typedef struct { double *moves, *z, *measured, *margins, *key, energy; } Roll;
@@ -143,7 +143,7 @@ static double unrest(const Setup *s, const Problem *p, const Roll *r, int64 t)
 /* How far past the high (side 1) or low side of a zone, in its scales: below 0 inside, NaN where the side is open. */
 static double outside(const Setup *s, const Problem *p, const Roll *r, int64 j, int64 t, int64 side)
 {
-  const double past = r->measured[j * s->measured + s->zone_column[t]] - p->zone[2 * t + side];
+  const double past = r->measured[j * s->measured + s->zone_column[t]] - p->zone[2 * (j * s->zones + t) + side];
   return (side ? past : -past) / s->zone_scale[t];
 }
 

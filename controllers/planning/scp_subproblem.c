@@ -53,8 +53,9 @@ static void zone_row(Work *k, const Problem *p, int64 t, int64 j, int64 used)
 {
   const Setup *s = k->s;
   const double above = outside(s, p, &k->current, j, t, 1), below = outside(s, p, &k->current, j, t, 0);
-  const int top = p->zone[2 * t + 1] == p->zone[2 * t + 1], bottom = p->zone[2 * t] == p->zone[2 * t];
-  if (!top && !bottom) return;
+  const double *zone = p->zone + 2 * (j * s->zones + t);
+  const int top = zone[1] == zone[1], bottom = zone[0] == zone[0];
+  if (!top && !bottom) { dense(k, -1.0, 0.0, 1.0); twin(k, -1.0, -1.0, 1.0); return; } /* as many rows, whatever is asked */
   const double *gain = s->gain + s->zone_column[t] * k->lat, sign = top ? 1.0 : -1.0;
   double *row = dense(k, top ? above : below, 0.0, 1.0);
   FOR(v, used) {

@@ -13,13 +13,17 @@ from controllers.planning.config import PlannerConfig
 from plant.errors import ControlError
 from plant.spec import PlantSpec
 
-_RANK = 0.1  # a target or zone of the next rank weighs this share of one of the rank before
+_NEAR = 2.0  # scales up to which, at a plan's start, what is off its target or zone weighs alike whatever its rank
+_FIRST = 4.0  # times what the last rank weighs, beyond that, the first one does: less than any guardrail (`scp.PRICE`)
 
 
 class Tuning:
     """Of `spec` under `config`: `columns` of the targets and `zone_columns` of the zones among the measurements, `scale` (n_target)
-    and `zone_scale` (n_zone) one unit of error, in the tag's unit, by the weight of its rank; `effort` and `suppression` (n_mv) of
-    moves scaled 0..1.
+    and `zone_scale` (n_zone) one unit of error, in the tag's unit; `effort` and `suppression` (n_mv) of moves scaled 0..1.
+
+    What is of a better rank than the last has one more zone around it, its scale by its rank, as a funnel: `_NEAR` scales wide at the
+    plan's start and closed at its end. So ranks decide what cannot be had together; on the way there a lower one is not given up for
+    moves that cost little, or for the noise of a better one. `zoned`: what each zone is around, counted among targets, then zones.
 
     Raises `ControlError` where `config` names a CV without a target, or what is no MV.
     """
@@ -38,11 +42,18 @@ class Tuning:
                     f"The {what} are {', '.join(known) or 'none'}.",
                 )
         ranks = sorted({wanted.rank for wanted in (*spec.targets, *spec.zones)})
-        self.columns, self.zone_columns = (
-            [names.index(w.tag) for w in wanted] for wanted in (spec.targets, spec.zones)
-        )
-        self.scale = _double([spec.target_scale(t) / _RANK ** ranks.index(t.rank) for t in spec.targets])
-        self.zone_scale = _double([spec.zone_scale(z) / _RANK ** ranks.index(z.rank) for z in spec.zones])
+        wanted = (*spec.targets, *spec.zones)
+        at, scales = [names.index(w.tag) for w in wanted], [spec.target_scale(t) for t in spec.targets]
+        scales += [spec.zone_scale(z) for z in spec.zones]
+        steps = max(1, len(ranks) - 1)
+        more = [_FIRST ** ((len(ranks) - 1 - ranks.index(w.rank)) / steps) - 1 for w in wanted]
+        n = len(spec.targets)
+        around = [i for i, weight in enumerate(more) if weight > 0]
+        self.zoned = [*range(n, len(wanted)), *around]
+        self.columns, self.zone_columns = at[:n], [at[i] for i in self.zoned]
+        self.scale = _double(scales[:n])
+        self.zone_scale = _double(scales[n:] + [scales[i] / more[i] for i in around])
+        self._around, self._near = around, _NEAR * _double([scales[i] for i in around])
         moves = [t.move for t in spec.mvs if t.move]
         self._low, self._span = _double([m.limits[0] for m in moves]), _double([m.span for m in moves])
         self._rest = np.array([math.nan if m.rest is None else m.rest for m in moves])
@@ -61,13 +72,17 @@ class Tuning:
         """Whether any CV has a response time."""
         return bool(self._config.response_s)
 
-    def zones(self, targets: Targets) -> Tensor | None:
-        """Low and high of every zone (n_zone x 2), the tags' units, NaN where a side is open; None where the plant has none."""
-        if not self._spec.zones:
+    def zones(self, targets: Targets, course: Tensor) -> Tensor | None:
+        """Low and high of every zone (batch x horizon x n_zone x 2), the tags' units, NaN where a side is open; None where there is none.
+        `course` (batch x horizon x n_target) is what targets are asked to be."""
+        if not self.zoned:
             return None
-        if targets.zones is not None:
-            return _double(targets.zones)
-        return _double([[math.nan if v is None else v for v in (z.low, z.high)] for z in self._spec.zones])
+        own = [[math.nan if v is None else v for v in (z.low, z.high)] for z in self._spec.zones]
+        zones = _double(own if targets.zones is None else targets.zones).view(-1, 2).expand(*course.shape[:2], -1, -1)
+        wanted = torch.cat([course[..., None].expand(-1, -1, -1, 2), zones], -2)[..., self._around, :]
+        left = 1 - torch.arange(1, course.shape[1] + 1).double() / course.shape[1]
+        near = torch.stack([-self._near, self._near], -1) * left[:, None, None]
+        return torch.cat([zones, wanted + near], -2)
 
     def rest(self, targets: Targets, batch: int) -> Tensor | None:
         """Where the MVs rest (batch x n_mv, scaled), inside the operator limits, NaN where nowhere; None where none rests."""

@@ -138,6 +138,30 @@ def test_what_cannot_both_be_had_goes_by_rank(form: str, make: Maker, bare: Plan
 
 
 @pytest.mark.parametrize("form", ["scp", "goalless tensors", "linear"])
+def test_a_lower_rank_is_not_given_up_where_nothing_fights(form: str, make: Maker, bare: PlantSpec) -> None:
+    """Beside a zone that is kept anyway, one of the second rank is worth the moves that one of the first is."""
+    plans = []
+    for rank in (1, 2):
+        zones = (
+            Zone(tag="Ca", low=0.2, high=2.0, limits=(0.0, 6.0), rank=1),
+            Zone(tag="T", high=322.0, limits=(300.0, 360.0), rank=rank, scale=2.0),
+        )
+        spec = wanting(bare).model_copy(update={"zones": zones})
+        plans.append(decided(make(form, spec, suppression=100.0), spec).plan[0, :, 0])
+    assert plans[0][-1] < 299.0
+    np.testing.assert_allclose(plans[1], plans[0], atol=0.05)
+
+
+@pytest.mark.parametrize("form", ["scp", "goalless tensors", "linear"])
+def test_what_is_not_asked_for_has_no_funnel(form: str, make: Maker, bare: PlantSpec) -> None:
+    """A target of the first rank that is left out leaves all to the zone of the second."""
+    target = bare.targets[0].model_copy(update={"rank": 1, "scale": 0.01})
+    spec = wanting(bare, {"tag": "T", "high": 322.0, "rank": 2}, targets=True).model_copy(update={"targets": (target,)})
+    answer = decided(make(form, spec, suppression=0.0), spec, target=0.85, left_out=np.array([True]))
+    assert answer.predicted[0, -1, 1] < 322.3
+
+
+@pytest.mark.parametrize("form", ["scp", "goalless tensors", "linear"])
 def test_a_response_time_is_the_time_the_reading_takes(form: str, make: Maker, bare: PlantSpec) -> None:
     """63 % of a target step after `response_s`, with hardly any suppression; without it much sooner."""
     spec = wanting(bare, targets=True)
